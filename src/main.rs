@@ -1,0 +1,2 @@
+//! The `kambana` command.
+fn main() {}

@@ -1,0 +1,144 @@
+//! What the pool knows about itself, as plain data for pages, `/api/status` and `kambana status`.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::{PerSide, SideId, SideSet};
+
+/// ```text
+///            ejected                    caught up, readmitted
+///  Active ────────────▶ Out ──▶ CatchingUp ────────────────▶ Active
+///                        ▲           │
+///                        └───────────┘ died again
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SideState {
+    /// Takes every write and may answer reads.
+    Active,
+    /// Takes no write; its missing changes are kept open in the journal of the active sides.
+    Out,
+    /// Answers again and is being brought up to date while writes go on.
+    CatchingUp,
+}
+
+impl fmt::Display for SideState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SideState::Active => "active",
+            SideState::Out => "out",
+            SideState::CatchingUp => "catching up",
+        })
+    }
+}
+
+/// Why a side does not answer or is not used, shown as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "code", content = "detail", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SideFault {
+    /// The server refuses connections or ended them.
+    Down(String),
+    /// The server accepts bytes but does not answer within the deadline.
+    Silent,
+    /// Login, privilege or database name is wrong.
+    Refused(String),
+    /// It answers, but may not be used: schema missing or unequal, wrong identity, unsafe settings.
+    Unfit(String),
+    /// It answers and waits to be caught up.
+    Behind,
+}
+
+impl fmt::Display for SideFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SideFault::Down(why) => write!(f, "does not answer: {why}"),
+            SideFault::Silent => {
+                f.write_str("accepts connections but does not answer (frozen or unreachable)")
+            }
+            SideFault::Refused(why) => write!(f, "refuses us: {why}"),
+            SideFault::Unfit(why) => write!(f, "cannot be used: {why}"),
+            SideFault::Behind => f.write_str("answers again, waits to be caught up"),
+        }
+    }
+}
+
+/// One side as this instance sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct SideStatus {
+    /// State in the current epoch.
+    pub state: SideState,
+    /// Whether it is the leader.
+    pub leader: bool,
+    /// What is wrong with it, if anything.
+    pub fault: Option<SideFault>,
+    /// Host, port and database name; never user or password.
+    pub address: String,
+    /// `server_version`, once seen.
+    pub server_version: Option<String>,
+    /// Round trip of the last heartbeat that was written and read back, in milliseconds.
+    pub heartbeat_ms: Option<f64>,
+    /// When that heartbeat was answered.
+    #[serde(serialize_with = "rfc3339_option")]
+    pub seen_at: Option<SystemTime>,
+    /// Journal rows on the leader whose change is not known to be on this side.
+    pub open_rows: Option<i64>,
+    /// While it is catching up: keys copied so far in this attempt.
+    pub caught_up_keys: u64,
+}
+
+/// One thing that happened, newest last in [`Status::events`].
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// When, by this instance's clock.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: SystemTime,
+    /// Epoch after the event.
+    pub epoch: i64,
+    /// One sentence.
+    pub what: String,
+}
+
+/// The pool as this instance sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Name of this instance.
+    pub instance: String,
+    /// Number of the current membership.
+    pub epoch: i64,
+    /// The active sides.
+    pub members: SideSet,
+    /// Side that decides every value; `None` while no side may be written.
+    pub leader: Option<SideId>,
+    /// Whether writes are accepted now.
+    pub writable: bool,
+    /// Why not, if not.
+    pub refusal: Option<String>,
+    /// Every configured side.
+    pub sides: PerSide<SideStatus>,
+    /// Writes waiting for a lane.
+    pub waiting_writes: usize,
+    /// The latest events, oldest first.
+    pub events: Vec<Event>,
+}
+
+impl Status {
+    /// Whether every configured side is active.
+    pub fn is_whole(&self) -> bool {
+        self.members == self.sides.all()
+    }
+}
+
+fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let time = jiff::Timestamp::try_from(*time).map_err(serde::ser::Error::custom)?;
+    serializer.collect_str(&time)
+}
+
+fn rfc3339_option<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => rfc3339(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
