@@ -107,6 +107,15 @@ pub struct Config {
 }
 
 impl PoolConfig {
+    /// Reads `.env` if there is one, then the environment.
+    ///
+    /// # Errors
+    /// A variable that is missing or cannot be understood, by name.
+    pub fn from_env() -> Result<PoolConfig, ConfigError> {
+        load_dotenv()?;
+        PoolConfig::from_vars(|name| std::env::var(name).ok())
+    }
+
     /// Defaults for everything but the databases and the instance's name.
     pub fn new(sides: Vec<SideConfig>, instance: &str) -> PoolConfig {
         let mut sides = sides.into_iter();
@@ -188,11 +197,7 @@ impl Config {
     /// # Errors
     /// A variable that is missing or cannot be understood, by name.
     pub fn from_env() -> Result<Config, ConfigError> {
-        match dotenvy::dotenv() {
-            Ok(_) => {}
-            Err(e) if e.not_found() => {}
-            Err(e) => return Err(ConfigError(format!(".env cannot be read: {e}"))),
-        }
+        load_dotenv()?;
         Config::from_vars(|name| std::env::var(name).ok())
     }
 
@@ -219,6 +224,14 @@ impl Config {
             session_lifetime: Duration::from_secs(3600 * vars.or("SESSION_HOURS", 24u64)?),
             import_max_bytes: vars.or("IMPORT_MAX_MB", 64usize)? * 1024 * 1024,
         })
+    }
+}
+
+fn load_dotenv() -> Result<(), ConfigError> {
+    match dotenvy::dotenv() {
+        Ok(_) => Ok(()),
+        Err(e) if e.not_found() => Ok(()),
+        Err(e) => Err(ConfigError(format!(".env cannot be read: {e}"))),
     }
 }
 

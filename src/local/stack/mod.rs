@@ -205,6 +205,17 @@ impl Stack {
         Ok(())
     }
 
+    /// Kills everything at once, whatever is being done to it at the moment.
+    ///
+    /// # Errors
+    /// Something is stuck.
+    pub async fn kill(&self) -> Result<(), LocalError> {
+        for process in self.record().processes() {
+            process.end_family().await?;
+        }
+        Ok(())
+    }
+
     async fn start_side(&self, side: SideId) -> Result<(), LocalError> {
         let mut cluster = self.sides[side].lock().await;
         let started = cluster.start().await;
