@@ -6,5 +6,7 @@
 //! - [`multipool`]: the heart. One write on every side or on none, healed without a human.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
+pub mod local;
 pub mod multipool;

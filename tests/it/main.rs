@@ -1,3 +1,4 @@
-//! Tests against real servers.
+//! Tests against real servers: every test has databases (and where it needs them instances and HAProxy) of its own.
 
-fn main() {}
+mod local;
+mod support;
