@@ -1,0 +1,5 @@
+//! CSV import and export, without their pages.
+
+/// Imports this instance runs or ran.
+#[derive(Default)]
+pub struct Imports {}
