@@ -1,4 +1,5 @@
 use super::*;
+use crate::listing::ErrorCode;
 
 const LISTING: Listing = Listing {
     function: "test::list()",
