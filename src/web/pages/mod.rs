@@ -1,0 +1,6 @@
+//! HTML pages.
+
+use actix_web::web::ServiceConfig;
+
+/// Adds the pages.
+pub fn configure(_config: &mut ServiceConfig) {}
