@@ -5,6 +5,7 @@
 mod edge;
 mod health;
 pub mod import;
+pub mod lang;
 mod metrics;
 pub mod pages;
 pub mod params;
