@@ -148,6 +148,9 @@ impl Server {
             }
         };
         sweeping.abort();
+        if timeout(STOP_DEADLINE, state.imports.finish()).await.is_err() {
+            tracing::warn!("an import is cut short; submitting its file again continues it");
+        }
         if timeout(STOP_DEADLINE, state.pool.close()).await.is_err() {
             tracing::warn!("the pool did not close in time");
         }
