@@ -87,6 +87,15 @@ TroubleTexts {
     error_session_name: "A name begins with a letter and contains no “|”." => "Un nom commence par une lettre et ne contient pas « | ».";
     error_other: "This value cannot be taken." => "Cette valeur ne peut pas être prise.";
     error_unknown_column: "The database has no such column." => "La base n’a pas cette colonne.";
+    file_empty: "The file has no rows below a header line." => "Le fichier n’a aucune ligne sous un en-tête.";
+    file_header_not_utf8: "The header line is not text in UTF-8." => "L’en-tête n’est pas du texte en UTF-8.";
+    file_missing_column: "The header line has no column “{0}”." => "L’en-tête n’a pas de colonne « {0} ».";
+    file_unknown_column: "The header line has a column “{0}” that nobody knows here." => "L’en-tête a une colonne « {0} » inconnue ici.";
+    file_duplicate_column: "The header line has the column “{0}” twice." => "L’en-tête a deux fois la colonne « {0} ».";
+    file_unterminated_quote: "Line {0}: a field begins with a quote that never ends." => "Ligne {0} : un champ commence par un guillemet qui ne se ferme jamais.";
+    file_text_after_quote: "Line {0}: after the quote that ends a field there must be a comma or the end of the line." => "Ligne {0} : après le guillemet qui ferme un champ, il faut une virgule ou la fin de la ligne.";
+    row_not_utf8: "This row is not text in UTF-8." => "Cette ligne n’est pas du texte en UTF-8.";
+    row_field_count: "This row has {0} fields, the header has {1}." => "Cette ligne a {0} champs, l’en-tête en a {1}.";
     import_no_file: "Choose a file first." => "Choisissez d’abord un fichier.";
     import_too_large: "This file is larger than {0} MB." => "Ce fichier dépasse {0} Mo.";
 }

@@ -66,7 +66,7 @@ UiTexts {
     switch_of: "{0}: active" => "{0} : actif";
 
     import_file: "CSV file" => "Fichier CSV";
-    import_hint: "UTF-8, with a header line that names the columns: {0}. At most {1} MB." => "En UTF-8, avec une ligne d’en-tête qui nomme les colonnes : {0}. {1} Mo au plus.";
+    import_hint: "UTF-8, with a header line that names the columns: {0}. At most {1} MB. The other columns of an export are left out." => "En UTF-8, avec une ligne d’en-tête qui nomme les colonnes : {0}. {1} Mo au plus. Les autres colonnes d’un export sont laissées de côté.";
     import_all_or_report: "The file is checked first. If one row cannot be taken, nothing is imported and you see which rows and why." => "Le fichier est d’abord vérifié. Si une seule ligne est refusée, rien n’est importé et vous voyez lesquelles et pourquoi.";
     import_start: "Import" => "Importer";
     import_running: "Importing {0} rows" => "Importation de {0} lignes";
@@ -76,11 +76,12 @@ UiTexts {
     import_done_rows: "All {0} rows are saved." => "Les {0} lignes sont enregistrées.";
     import_stalled: "Nothing has moved for a while. Perhaps the instance that imported was stopped. Send the same file again here to continue: rows that are in already are recognised, none is imported twice." => "Plus rien n’avance depuis un moment. L’instance qui importait a peut-être été arrêtée. Renvoyez ici le même fichier pour continuer : les lignes déjà présentes sont reconnues, aucune n’est importée deux fois.";
     import_failed: "The import stopped" => "L’importation s’est arrêtée";
+    import_failed_more: "Rows saved before stay saved. Send the same file again to continue: rows that are in already are recognised." => "Les lignes déjà enregistrées le restent. Renvoyez le même fichier pour continuer : les lignes déjà présentes sont reconnues.";
     import_continue: "Continue the import" => "Continuer l’importation";
     import_refused: "Nothing was imported" => "Rien n’a été importé";
-    import_refused_many: "{0} problems were found. Correct the file and send it again." => "{0} problèmes trouvés. Corrigez le fichier et renvoyez-le.";
-    import_refused_one: "One problem was found. Correct the file and send it again." => "Un problème trouvé. Corrigez le fichier et renvoyez-le.";
-    import_more: "Only the first {0} are shown." => "Seuls les {0} premiers sont affichés.";
+    import_refused_many: "{0} of {1} rows cannot be taken. Correct the file and send it again." => "{0} lignes sur {1} sont refusées. Corrigez le fichier et renvoyez-le.";
+    import_refused_one: "One row cannot be taken. Correct the file and send it again." => "Une ligne est refusée. Corrigez le fichier et renvoyez-le.";
+    import_more: "Only the first {0} of them are shown." => "Seules les {0} premières sont affichées.";
     import_row: "Line" => "Ligne";
     import_column: "Column" => "Colonne";
     import_reason: "Reason" => "Raison";

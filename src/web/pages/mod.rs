@@ -6,6 +6,7 @@
 mod assets;
 mod cluster;
 mod conflict;
+mod csv;
 mod fields;
 mod frame;
 mod items;
@@ -63,6 +64,13 @@ fn subject_pages<S: Subject>(config: &mut ServiceConfig) {
         )
         .service(page(&format!("{base}/new")).route(get().to(rows::new::<S>)))
         .service(page(&format!("{row}/edit")).route(get().to(rows::edit::<S>)))
+        .service(page(&format!("{base}/export.csv")).route(get().to(csv::export::<S>)))
+        .service(
+            page(&format!("{base}/import"))
+                .route(get().to(csv::ask::<S>))
+                .route(post().to(csv::receive::<S>)),
+        )
+        .service(page(&format!("{base}/import/{{op_id}}")).route(get().to(csv::progress::<S>)))
         .service(
             page(&format!("{row}/delete"))
                 .route(get().to(rows::confirm_delete::<S>))
@@ -103,3 +111,6 @@ async fn no_page(request: HttpRequest, visit: Visit) -> HttpResponse {
 fn is_local(path: &str) -> bool {
     path.starts_with('/') && !path.starts_with("//") && !path.contains('\\')
 }
+
+#[cfg(test)]
+mod tests;

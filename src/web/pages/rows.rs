@@ -77,24 +77,57 @@ fn row_address<S: Subject>(id: i32) -> String {
 }
 
 fn form_page<S: Subject>(visit: &Visit, status: StatusCode, form: Form) -> HttpResponse {
-    let s = S::texts(visit.lang);
+    visit.page(status, &build_form::<S>(visit.frame(S::PLACE), form))
+}
+
+fn build_form<S: Subject>(f: Frame, form: Form) -> FormPage {
+    let lang = f.lang;
+    let s = S::texts(lang);
     let (title, action) = match form.id {
         Some(id) => (fill(s.edit, &[&id]), row_address::<S>(id)),
         None => (s.new.to_owned(), S::base()),
     };
-    let page = FormPage {
-        f: visit.frame(S::PLACE),
+    FormPage {
+        f,
         title,
         problem: form
             .problem
-            .or_else(|| (!form.errors.is_empty()).then(|| visit.lang.ui().errors_above.to_owned())),
+            .or_else(|| (!form.errors.is_empty()).then(|| lang.ui().errors_above.to_owned())),
         cancel: action.clone(),
         action,
         op_id: form.op,
         seen: form.seen,
-        fields: views(visit.lang, S::FIELDS, &form.values, &form.errors),
-    };
-    visit.page(status, &page)
+        fields: views(lang, S::FIELDS, &form.values, &form.errors),
+    }
+}
+
+fn build_show<S: Subject>(f: Frame, row: &S::Row) -> ShowPage {
+    let lang = f.lang;
+    ShowPage {
+        f,
+        title: fill(S::texts(lang).singular, &[&S::id(row)]),
+        here: row_address::<S>(S::id(row)),
+        base: S::base(),
+        facts: S::facts(lang, row),
+    }
+}
+
+fn build_delete<S: Subject>(f: Frame, row: &S::Row) -> DeletePage {
+    let lang = f.lang;
+    let t = lang.ui();
+    let here = row_address::<S>(S::id(row));
+    DeletePage {
+        f,
+        title: fill(S::texts(lang).delete, &[&S::id(row)]),
+        lead: t.delete_warning,
+        facts: S::facts(lang, row),
+        action: format!("{here}/delete"),
+        op_id: OpId::new(),
+        seen: seen_text(&S::input(row)),
+        button: t.delete_yes,
+        cancel: here,
+        cancel_label: t.cancel,
+    }
 }
 
 /// The row, or the page that says it is gone or cannot be read.
@@ -126,13 +159,7 @@ pub async fn new<S: Subject>(visit: Visit) -> Answer {
 /// `GET /items/{id}`
 pub async fn show<S: Subject>(visit: Visit, id: web::Path<i32>) -> Answer {
     let row = find::<S>(&visit, *id).await?;
-    let page = ShowPage {
-        f: visit.frame(S::PLACE),
-        title: fill(S::texts(visit.lang).singular, &[&S::id(&row)]),
-        here: row_address::<S>(S::id(&row)),
-        base: S::base(),
-        facts: S::facts(visit.lang, &row),
-    };
+    let page = build_show::<S>(visit.frame(S::PLACE), &row);
     Ok(visit.page(StatusCode::OK, &page))
 }
 
@@ -154,20 +181,7 @@ pub async fn edit<S: Subject>(visit: Visit, id: web::Path<i32>) -> Answer {
 /// `GET /items/{id}/delete`
 pub async fn confirm_delete<S: Subject>(visit: Visit, id: web::Path<i32>) -> Answer {
     let row = find::<S>(&visit, *id).await?;
-    let (s, t) = (S::texts(visit.lang), visit.lang.ui());
-    let here = row_address::<S>(S::id(&row));
-    let page = DeletePage {
-        f: visit.frame(S::PLACE),
-        title: fill(s.delete, &[&S::id(&row)]),
-        lead: t.delete_warning,
-        facts: S::facts(visit.lang, &row),
-        action: format!("{here}/delete"),
-        op_id: OpId::new(),
-        seen: seen_text(&S::input(&row)),
-        button: t.delete_yes,
-        cancel: here,
-        cancel_label: t.cancel,
-    };
+    let page = build_delete::<S>(visit.frame(S::PLACE), &row);
     Ok(visit.page(StatusCode::OK, &page))
 }
 
@@ -367,4 +381,27 @@ pub async fn delete<S: Subject>(visit: Visit, id: web::Path<i32>, body: Body) ->
             Ok(visit.not_written(&error, attempt))
         }
     }
+}
+
+#[cfg(test)]
+pub(super) fn sample_form<S: Subject>(f: Frame, values: Typed, errors: FieldErrors) -> impl Template {
+    let form = Form {
+        id: Some(25),
+        op: OpId::new(),
+        seen: Some("{}".into()),
+        values,
+        errors,
+        problem: None,
+    };
+    build_form::<S>(f, form)
+}
+
+#[cfg(test)]
+pub(super) fn sample_show<S: Subject>(f: Frame, row: &S::Row) -> impl Template + use<S> {
+    build_show::<S>(f, row)
+}
+
+#[cfg(test)]
+pub(super) fn sample_delete<S: Subject>(f: Frame, row: &S::Row) -> impl Template + use<S> {
+    build_delete::<S>(f, row)
 }

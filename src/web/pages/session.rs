@@ -122,3 +122,21 @@ pub async fn destroy(visit: Visit) -> Answer {
     visit.session.destroy();
     Ok(visit.see_other("/?destroyed=1"))
 }
+
+#[cfg(test)]
+pub(super) fn sample(f: Frame) -> impl Template {
+    let value = |key: &str, value: &str| Value {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        remove: fill(f.t.session_remove_key, &[&key]),
+    };
+    SessionPage {
+        session_id: Some("4f1c20ab…".to_owned()),
+        instance: "web1".to_owned(),
+        database: "a".to_owned(),
+        values: vec![value("firstname", "Harena"), value("<b>", "<script>")],
+        fields: views(f.lang, FIELDS, &Typed::new(), &FieldErrors::default()),
+        op_id: OpId::new(),
+        f,
+    }
+}

@@ -265,3 +265,20 @@ fn retry_later(answer: &mut HttpResponse) {
         .headers_mut()
         .insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
 }
+
+#[cfg(test)]
+pub(super) fn sample(f: Frame, again: Again) -> impl Template {
+    let e = f.e;
+    TroublePage {
+        title: e.not_applied_title.to_owned(),
+        lines: vec![
+            fill(e.not_applied_why, &[&e.no_side]),
+            e.not_applied_means.to_owned(),
+            e.not_applied_do.to_owned(),
+        ],
+        again: Some(again),
+        back: ("/items".to_owned(), f.t.cancel),
+        op_id: Some(OpId::new()),
+        f,
+    }
+}

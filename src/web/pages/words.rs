@@ -2,6 +2,7 @@
 
 use crate::listing::ErrorCode;
 use crate::multipool::{MAX_SIDES, NotApplied, SideFault, SideId};
+use crate::web::import::{FileProblem, RowProblem};
 use crate::web::lang::{Lang, fill};
 
 /// Why a field cannot be taken.
@@ -45,6 +46,34 @@ pub fn refusal(lang: Lang, sentence: &str) -> String {
         .chain(sides)
         .find(|known| known.to_string() == sentence)
         .map_or_else(|| sentence.to_owned(), |known| not_applied(lang, &known))
+}
+
+/// Why a file cannot be read as rows.
+pub fn file_problem(lang: Lang, problem: &FileProblem) -> String {
+    let t = lang.trouble();
+    match problem {
+        FileProblem::Empty => t.file_empty.to_owned(),
+        FileProblem::HeaderNotUtf8 => t.file_header_not_utf8.to_owned(),
+        FileProblem::MissingColumn(name) => fill(t.file_missing_column, &[name]),
+        FileProblem::UnknownColumn(name) => fill(t.file_unknown_column, &[name]),
+        FileProblem::DuplicateColumn(name) => fill(t.file_duplicate_column, &[name]),
+        FileProblem::UnterminatedQuote { line } => fill(t.file_unterminated_quote, &[line]),
+        FileProblem::TextAfterQuote { line } => fill(t.file_text_after_quote, &[line]),
+    }
+}
+
+/// Why a row of a file cannot be read; the errors of its fields are said one by one instead.
+pub fn row_problem(lang: Lang, problem: &RowProblem) -> String {
+    let t = lang.trouble();
+    match problem {
+        RowProblem::NotUtf8 => t.row_not_utf8.to_owned(),
+        RowProblem::FieldCount { expected, found } => fill(t.row_field_count, &[found, expected]),
+        RowProblem::Fields(errors) => errors
+            .iter()
+            .map(|error| field_error(lang, error.field, error.code))
+            .collect::<Vec<_>>()
+            .join(" "),
+    }
 }
 
 /// What is wrong with a side.
