@@ -87,7 +87,11 @@ fn side_view(lang: Lang, side: SideId, of: &SideStatus) -> SideView {
         progress: catching_up.then(|| fill(t.caught_up, &[&of.caught_up_keys])),
         bar: open.map(|open| (of.caught_up_keys, of.caught_up_keys + open)),
         address: of.address.clone(),
-        version: of.server_version.clone().unwrap_or_else(|| t.unknown.to_owned()),
+        version: match &of.server_version {
+            // What follows the number is the packager's.
+            Some(version) => version.split(' ').next().unwrap_or(version).to_owned(),
+            None => t.unknown.to_owned(),
+        },
         heartbeat: match of.heartbeat_ms {
             Some(ms) => fill(t.milliseconds, &[&format_args!("{ms:.1}")]),
             None => t.unknown.to_owned(),
