@@ -3,6 +3,7 @@
 //! Knows nothing of pages. Crash rule: a session is written by one operation of the pool, so it is on every side or on none.
 
 pub mod php;
+mod state;
 mod store;
 mod typed;
 

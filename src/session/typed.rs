@@ -12,6 +12,7 @@ use actix_web::{FromRequest, HttpRequest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use super::state::BASE;
 use crate::listing::{ErrorCode, FieldErrors};
 
 const FLASH: &str = "_flash";
@@ -21,6 +22,8 @@ const LANG: &str = "_lang";
 pub const MAX_NAME: usize = 100;
 /// The longest value, in characters.
 pub const MAX_VALUE: usize = 10_000;
+/// All values together, in bytes of JSON (and the row they were read from): the store refuses rows of a megabyte.
+const MAX_HELD: usize = 1 << 20;
 /// Messages kept for somebody who never looks; the oldest go first.
 const MAX_FLASHES: usize = 10;
 
@@ -30,7 +33,34 @@ pub struct Flash {
     /// Which message.
     pub code: String,
     /// What stands in it.
+    #[serde(with = "pairs")]
     pub params: BTreeMap<String, String>,
+}
+
+/// An empty PHP array is a list and a map at once; a list of pairs is always a list.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(
+        map: &BTreeMap<String, String>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<String, String>, D::Error> {
+        Ok(Vec::<(String, String)>::deserialize(deserializer)?
+            .into_iter()
+            .collect())
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    matches!(name, FLASH | LANG | BASE)
 }
 
 /// The session by its keys. A change is saved when the request ends.
@@ -91,7 +121,7 @@ impl TypedSession {
         let entries = self.0.entries();
         entries
             .iter()
-            .filter(|(name, _)| !matches!(name.as_str(), FLASH | LANG))
+            .filter(|(name, _)| !is_ours(name))
             .map(|(name, json)| match serde_json::from_str(json) {
                 Ok(Json::String(text)) => (name.clone(), text),
                 _ => (name.clone(), json.clone()),
@@ -117,6 +147,10 @@ impl TypedSession {
             errors.push("name", ErrorCode::InvalidName);
         }
         errors.check_text("value", value, MAX_VALUE);
+        let held: usize = self.0.entries().values().map(String::len).sum();
+        if held + value.len() > MAX_HELD {
+            errors.push("value", ErrorCode::TooLong { max: 0 });
+        }
         errors.or(())?;
         self.insert(name, value);
         Ok(())
@@ -124,7 +158,7 @@ impl TypedSession {
 
     /// Removes one value of the user; whether there was one.
     pub fn remove_value(&self, name: &str) -> bool {
-        !matches!(name, FLASH | LANG) && self.0.contains_key(name) && self.0.remove(name).is_some()
+        !is_ours(name) && self.0.contains_key(name) && self.0.remove(name).is_some()
     }
 
     /// Ends the session: the row and the cookie go.

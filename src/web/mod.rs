@@ -2,6 +2,7 @@
 //!
 //! Crash rule: an instance holds nothing that is not in the databases; the other one answers the next request.
 
+mod api;
 mod edge;
 mod health;
 pub mod import;

@@ -4,9 +4,12 @@ use actix_session::SessionMiddleware;
 use actix_session::config::{BrowserSession, CookieContentSecurity, TtlExtensionPolicy};
 use actix_web::cookie::{Key, SameSite, time};
 use actix_web::middleware::{Compress, from_fn};
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::{self, ServiceConfig, delete, post, put, resource};
 use actix_web::{Route, guard};
 
+use super::api::items::Items;
+use super::api::servers::Servers;
+use super::api::{openapi, ops, resource as api};
 use super::{AppState, edge, health, metrics, pages};
 use crate::session::{COOKIE, PhpSessionStore};
 
@@ -15,10 +18,37 @@ pub(super) fn configure(state: &web::Data<AppState>) -> impl FnOnce(&mut Service
     let session = session_layer(state);
     move |config| {
         config
-            .route("/health/live", get().to(health::live))
-            .route("/health/ready", get().to(health::ready))
-            .route("/health/side/{side}", get().to(health::side))
-            .route("/metrics", get().to(metrics::show))
+            .service(resource("/health/live").route(get().to(health::live)))
+            .service(resource("/health/ready").route(get().to(health::ready)))
+            .service(resource("/health/side/{side}").route(get().to(health::side)))
+            .service(resource("/metrics").route(get().to(metrics::show)))
+            .service(
+                resource("/api/items")
+                    .route(get().to(api::list::<Items>))
+                    .route(post().to(api::create::<Items>)),
+            )
+            .service(
+                resource("/api/items/{id}")
+                    .route(get().to(api::get::<Items>))
+                    .route(put().to(api::update::<Items>))
+                    .route(delete().to(api::delete::<Items>)),
+            )
+            .service(
+                resource("/api/servers")
+                    .route(get().to(api::list::<Servers>))
+                    .route(post().to(api::create::<Servers>)),
+            )
+            .service(
+                resource("/api/servers/{id}")
+                    .route(get().to(api::get::<Servers>))
+                    .route(put().to(api::update::<Servers>))
+                    .route(delete().to(api::delete::<Servers>)),
+            )
+            .service(resource("/api/status").route(get().to(ops::status)))
+            .service(resource("/api/ops/{op_id}").route(get().to(ops::show)))
+            .service(resource("/api/openapi.json").route(get().to(openapi::show)))
+            // What nobody knows below /api must not reach the pages: the answer is JSON.
+            .service(web::scope("/api"))
             // Only pages have sessions: the API and the probes cost no session read.
             .service(
                 web::scope("")
@@ -30,6 +60,7 @@ pub(super) fn configure(state: &web::Data<AppState>) -> impl FnOnce(&mut Service
     }
 }
 
+/// Every page and document answers HEAD as well.
 fn get() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
