@@ -38,6 +38,7 @@ TroubleTexts {
 
     rejected_title: "The database did not accept this" => "La base n’a pas accepté ces valeurs";
     rejected_why: "It said: {0}" => "Elle a répondu : {0}";
+    fault: "The program or the database schema is at fault, not what you typed. The log of this instance has the reason." => "Le programme ou le schéma de la base est en faute, pas votre saisie. Le journal de cette instance en donne la raison.";
     rejected_means: "Nothing was changed on any database." => "Rien n’a changé dans aucune base.";
 
     read_title: "This cannot be shown right now" => "Impossible d’afficher cela pour l’instant";

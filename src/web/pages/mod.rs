@@ -24,8 +24,8 @@ mod when;
 mod words;
 
 use actix_web::http::header;
-use actix_web::web::{self, ServiceConfig, get, post};
-use actix_web::{HttpRequest, HttpResponse, Resource};
+use actix_web::web::{self, ServiceConfig, post};
+use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard};
 
 use frame::Place;
 use items::Items;
@@ -37,25 +37,32 @@ use visit::{MAX_FORM_BYTES, Visit};
 pub fn configure(config: &mut ServiceConfig) {
     config
         .app_data(web::PayloadConfig::new(MAX_FORM_BYTES))
-        .route("/static/{digest}/{name}", get().to(assets::serve))
-        .route("/favicon.ico", get().to(assets::favicon))
+        .configure(configure_open)
         .service(page("/").route(get().to(session::show)))
         .service(form("/session/set", Place::Session).route(post().to(session::set)))
         .service(form("/session/remove", Place::Session).route(post().to(session::remove)))
         .service(form("/session/destroy", Place::Session).route(post().to(session::destroy)))
-        .service(page("/cluster").route(get().to(cluster::show)))
-        .service(page("/journal").route(get().to(cluster::journal)))
-        .service(page("/compare").route(get().to(cluster::compare)))
         .service(page("/ops/{op_id}").route(get().to(ops::show)))
         .configure(subject_pages::<Items>)
-        .service(form("/servers/{id:-?\\d{1,9}}/active", Place::Servers).route(post().to(servers::switch)))
+        .service(form("/servers/{id:-?\\d{1,10}}/active", Place::Servers).route(post().to(servers::switch)))
         .configure(subject_pages::<Servers>)
         .default_service(web::route().to(no_page));
 }
 
+/// The pages that need no session. Put in front of the session layer they can be read while no database answers, which is when
+/// they are needed most.
+pub fn configure_open(config: &mut ServiceConfig) {
+    config
+        .service(page("/static/{digest}/{name}").route(get().to(assets::serve)))
+        .service(page("/favicon.ico").route(get().to(assets::favicon)))
+        .service(page("/cluster").route(get().to(cluster::show)))
+        .service(page("/journal").route(get().to(cluster::journal)))
+        .service(page("/compare").route(get().to(cluster::compare)));
+}
+
 fn subject_pages<S: Subject>(config: &mut ServiceConfig) {
     let base = S::base();
-    let row = format!("{base}/{{id:-?\\d{{1,9}}}}");
+    let row = format!("{base}/{{id:-?\\d{{1,10}}}}");
     config
         .service(
             page(&base)
@@ -83,9 +90,14 @@ fn subject_pages<S: Subject>(config: &mut ServiceConfig) {
         );
 }
 
-/// A page; `HEAD` is answered as `GET` by the server.
+/// Every page answers `HEAD` as well.
+fn get() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+/// A page.
 fn page(path: &str) -> Resource {
-    web::resource(path).name(path)
+    web::resource(path)
 }
 
 /// An address that only takes forms: opened as a page (somebody loads it again after an error) it says so.

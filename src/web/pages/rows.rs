@@ -12,7 +12,7 @@ use super::fields::{FieldView, Kind, Typed, shown, typed, views};
 use super::frame::Frame;
 use super::merge;
 use super::subject::{Fact, Subject};
-use super::trouble::{Again, Attempt};
+use super::trouble::{Again, Attempt, is_input_error};
 use super::visit::{Answer, Body, Visit};
 use crate::listing::{ErrorCode, FieldErrors};
 use crate::multipool::{OpId, WriteError};
@@ -224,17 +224,20 @@ fn attempt<S: Subject>(visit: &Visit, op: OpId, params: &Params, values: &Typed,
 
 /// Refused values belong beside their field if the database named one of ours.
 fn refused<S: Subject>(visit: &Visit, error: &WriteError, mut form: Form) -> HttpResponse {
-    if let WriteError::Rejected {
-        column: Some(column), ..
-    } = error
+    let e = visit.lang.trouble();
+    let (message, column) = match error {
+        WriteError::Rejected { message, column, .. } => (message.clone(), column.as_deref()),
+        other => (other.to_string(), None),
+    };
+    if let Some(column) = column
         && let Some(field) = S::FIELDS.iter().find(|field| field.name == column)
     {
         form.errors.push(field.name, ErrorCode::InvalidChoice);
     }
     form.problem = Some(format!(
-        "{} {}",
-        visit.said(error),
-        visit.lang.trouble().rejected_means
+        "{} — {}",
+        fill(e.rejected_why, &[&message]),
+        e.rejected_means
     ));
     form_page::<S>(visit, StatusCode::UNPROCESSABLE_ENTITY, form)
 }
@@ -268,9 +271,7 @@ pub async fn create<S: Subject>(visit: Visit, body: Body) -> Answer {
                 .flash(&format!("{}.created", S::NAME), &[("id", &id)]);
             Ok(visit.done(op, &format!("/{}/{id}", S::NAME)))
         }
-        Err(error @ (WriteError::Rejected { .. } | WriteError::Invalid(_))) => {
-            Ok(refused::<S>(&visit, &error, form))
-        }
+        Err(error) if is_input_error(&error) => Ok(refused::<S>(&visit, &error, form)),
         Err(error) => {
             let attempt = attempt::<S>(&visit, op, &params, &form.values, S::base());
             Ok(visit.not_written(&error, attempt))
@@ -325,9 +326,7 @@ pub async fn update<S: Subject>(visit: Visit, id: web::Path<i32>, body: Body) ->
             Ok(conflict::page::<S>(&visit, versions))
         }
         Err(WriteError::NotFound { .. }) => Ok(gone::<S>(&visit, id)),
-        Err(error @ (WriteError::Rejected { .. } | WriteError::Invalid(_))) => {
-            Ok(refused::<S>(&visit, &error, form))
-        }
+        Err(error) if is_input_error(&error) => Ok(refused::<S>(&visit, &error, form)),
         Err(error) => {
             let attempt = attempt::<S>(&visit, op, &params, &form.values, row_address::<S>(id));
             Ok(visit.not_written(&error, attempt))

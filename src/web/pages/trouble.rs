@@ -207,20 +207,19 @@ impl Visit {
             WriteError::EditConflict { .. } => {
                 self.plain_trouble(StatusCode::CONFLICT, place, e.rejected_title, &[e.reused_do])
             }
-            WriteError::Rejected { .. } | WriteError::Invalid(_) | WriteError::Closure(_) => {
-                let lines = &[&*self.said(error), e.rejected_means];
+            WriteError::Rejected { message, .. } if is_input_error(error) => {
+                let lines = &[&*fill(e.rejected_why, &[message]), e.rejected_means];
                 self.plain_trouble(StatusCode::UNPROCESSABLE_ENTITY, place, e.rejected_title, lines)
             }
+            WriteError::Rejected { .. } | WriteError::Invalid(_) | WriteError::Closure(_) => {
+                tracing::error!(%error, %op, path = self.path(), "a change was refused for a reason of ours");
+                let lines = vec![e.fault.to_owned(), e.rejected_means.to_owned()];
+                let mut page = self.trouble(place, e.not_applied_title, lines);
+                page.back.0 = attempt.back;
+                page.op_id = Some(op);
+                self.about(StatusCode::INTERNAL_SERVER_ERROR, &page, op)
+            }
         }
-    }
-
-    /// What the database said to values it refused.
-    pub fn said(&self, error: &WriteError) -> String {
-        let said = match error {
-            WriteError::Rejected { message, .. } => message.clone(),
-            other => other.to_string(),
-        };
-        fill(self.lang.trouble().rejected_why, &[&said])
     }
 
     /// 202: the outcome is not known yet; the browser asks again. `since` is when it became unknown.
@@ -251,6 +250,11 @@ impl Visit {
         page.op_id = Some(op);
         self.about(status, &page, op)
     }
+}
+
+/// Whether PostgreSQL refused the values (class 22: data, class 23: constraint) rather than the statement.
+pub fn is_input_error(error: &WriteError) -> bool {
+    matches!(error, WriteError::Rejected { sqlstate, .. } if sqlstate.starts_with("22") || sqlstate.starts_with("23"))
 }
 
 /// Seconds since 1970.
