@@ -23,6 +23,7 @@ const SESSION_SETTINGS: &[(&str, &str)] = &[
     ("xmlbinary", "base64"),
     ("default_transaction_isolation", "read\\ committed"),
     ("synchronous_commit", "on"),
+    ("client_min_messages", "error"),
 ];
 
 /// What a connection is for.

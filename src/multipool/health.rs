@@ -28,6 +28,10 @@ pub(super) struct Health {
     pub fault: Option<SideFault>,
     /// The epoch this side stores; kept while it does not answer.
     pub epoch: Option<Epoch>,
+    /// When the last good heartbeat was answered.
+    pub answered: Option<Instant>,
+    /// When the last failed probe began its second try.
+    pub doubted: Option<Instant>,
     pub heartbeat_ms: Option<f64>,
     pub seen_at: Option<SystemTime>,
     pub server_version: Option<String>,
@@ -146,9 +150,10 @@ impl Prober {
         let started = Instant::now();
         let fresh = self.beats.is_multiple_of(FRESH_EVERY);
         let mut result = timeout(deadline, self.beat(fresh)).await;
+        let doubted = Instant::now();
         if !matches!(result, Ok(Ok(_))) {
             self.client = None;
-            result = timeout(deadline / 2, self.beat(true)).await;
+            result = timeout(deadline, self.beat(true)).await;
         }
         let outcome = match result {
             Ok(Ok(beat)) => Ok(beat),
@@ -172,12 +177,14 @@ impl Prober {
                     health.server_version = Some(beat.server_version);
                     health.heartbeat_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
                     health.seen_at = Some(SystemTime::now());
+                    health.answered = Some(Instant::now());
                 }
                 Err(fault) => {
                     if health.fault.as_ref() != Some(&fault) {
                         tracing::warn!(%side, %fault, "side is in trouble");
                     }
                     health.fault = Some(fault);
+                    health.doubted = Some(doubted);
                 }
             }
         });

@@ -14,7 +14,7 @@ use super::connection::{Conn, Failure, words};
 use super::epoch::{self, Epoch, Fence};
 use super::merge::{self, Purpose};
 use super::pool::Inner;
-use super::{NotApplied, PerSide, SideId, SideSet, health, sequences};
+use super::{NotApplied, PerSide, SideFault, SideId, SideSet, health, sequences};
 
 /// The task looks again after this long even if nothing stirred.
 const TICK: Duration = Duration::from_millis(500);
@@ -31,6 +31,10 @@ struct Seen {
     well: bool,
     epoch: Option<Epoch>,
     leftovers: bool,
+    /// When it last answered a heartbeat.
+    answered: Option<std::time::Instant>,
+    /// It did not refuse, it said nothing: since when.
+    silent: Option<std::time::Instant>,
 }
 
 /// What to do next.
@@ -42,6 +46,8 @@ enum Action {
     Adopt(Epoch),
     /// No side may be written.
     Refuse(NotApplied),
+    /// A member is silent, but so may all be: it could be this machine that stands still. Ask the others first.
+    AskOthers(SideSet),
     /// These members are in trouble; others go on without them.
     Eject(SideSet),
     /// A member has not stored the epoch it is a member of.
@@ -83,7 +89,18 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>) -> Action {
     }
     let dead = epoch.members.minus(well);
     if !dead.is_empty() {
-        return Action::Eject(dead);
+        // A machine that has no time for us makes every side look silent.
+        let asked = |since| {
+            authority
+                .iter()
+                .any(|side| sides[side].answered.is_some_and(|at| at > since))
+        };
+        let all_asked = dead.iter().all(|side| sides[side].silent.is_none_or(asked));
+        return if all_asked {
+            Action::Eject(dead)
+        } else {
+            Action::AskOthers(authority)
+        };
     }
     if let Some(side) = epoch.members.minus(authority).iter().next() {
         return Action::Align(side);
@@ -104,6 +121,8 @@ fn look(inner: &Inner) -> PerSide<Seen> {
             well: health.is_well(),
             epoch: health.epoch,
             leftovers: health.leftovers,
+            answered: health.answered,
+            silent: health.doubted.filter(|_| health.fault == Some(SideFault::Silent)),
         }
     })
 }
@@ -171,6 +190,9 @@ async fn step(inner: &Arc<Inner>, repair: &mut Option<Repair>, not_before: Insta
             inner.stir.notify_one();
         }
         Action::Refuse(reason) => refuse(inner, reason),
+        Action::AskOthers(others) => others
+            .iter()
+            .for_each(|side| inner.sides[side].doubted.notify_one()),
         Action::Eject(dead) => match eject(inner, &epoch, dead).await {
             Ok(()) => inner.stir.notify_one(),
             Err((side, failure)) => {
@@ -392,7 +414,7 @@ mod tests {
             Seen {
                 well,
                 epoch: (n > 0).then(|| epoch(n, members)),
-                leftovers: false,
+                ..Seen::default()
             }
         })
     }
@@ -447,6 +469,14 @@ mod tests {
         ] {
             assert_eq!(next(&known, &sides(&seen)), action, "{known:?} {seen:?}");
         }
+        // Silence counts when somebody else has answered since it began.
+        let began = std::time::Instant::now();
+        let mut silence = sides(&[(true, 1, "ab"), (false, 1, "ab")]);
+        silence[b].silent = Some(began);
+        silence[a].answered = Some(began);
+        assert_eq!(next(&epoch(1, "ab"), &silence), Action::AskOthers(set("a")));
+        silence[a].answered = Some(began + Duration::from_millis(1));
+        assert_eq!(next(&epoch(1, "ab"), &silence), Action::Eject(set("b")));
         let mut leftovers = sides(&[(true, 1, "ab"), (true, 1, "ab")]);
         leftovers[b].leftovers = true;
         assert_eq!(next(&epoch(1, "ab"), &leftovers), Action::Sweep);

@@ -1,6 +1,6 @@
 //! The pool: connections, what is known, and the public doors.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ use super::catalog::{Catalog, Fingerprint};
 use super::connection::{self, Conn, Failure, Purpose, Repeat};
 use super::epoch::{Epoch, StateFile};
 use super::health::{self, Health};
-use super::write::{Job, Lane, Work};
+use super::write::{Job, Lane, Pending, Work};
 use super::{
     Applied, Change, ConnectError, Event, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
     SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, membership, trim,
@@ -67,7 +67,7 @@ pub(super) struct Inner {
     pub closing: watch::Sender<bool>,
     queue: mpsc::Sender<Job>,
     catalog: Mutex<Known>,
-    pending: Mutex<HashSet<OpId>>,
+    pending: Pending,
     events: Mutex<VecDeque<Event>>,
     tasks: Mutex<Vec<(String, JoinHandle<()>)>>,
 }
@@ -213,10 +213,6 @@ impl Inner {
         let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
-    pub fn forget_pending(&self, op: OpId) {
-        lock(&self.pending).remove(&op);
-    }
-
     fn spawn(self: &Arc<Self>, name: String, task: impl Future<Output = ()> + Send + 'static) {
         let handle = tokio::spawn(task);
         lock(&self.tasks).push((name, handle));
@@ -277,7 +273,7 @@ impl MultiPool {
             closing: watch::Sender::new(false),
             queue,
             catalog: Mutex::default(),
-            pending: Mutex::default(),
+            pending: Pending::default(),
             events: Mutex::default(),
             tasks: Mutex::default(),
             config,
@@ -411,20 +407,15 @@ impl MultiPool {
             return Err(WriteError::NotApplied(NotApplied::Closing));
         }
         let deadline = Instant::now() + inner.config.op_deadline;
-        let (job, answer, claim) = Job::new(op, digest, work, deadline);
-        lock(&inner.pending).insert(op);
+        let (job, answer, claim) = Job::new(Some(inner.pending.enter(op)), op, digest, work, deadline);
         if inner.queue.try_send(job).is_err() {
-            inner.forget_pending(op);
             metrics::counter!("kambana_writes_total", "outcome" => "overloaded").increment(1);
             return Err(WriteError::NotApplied(NotApplied::Overloaded));
         }
         let result = match timeout_at(deadline + ANSWER_GRACE, answer).await {
             Ok(Ok(result)) => result,
             // Still in the queue: it will not be run.
-            Err(_) | Ok(Err(_)) if claim.take() => {
-                inner.forget_pending(op);
-                Err(WriteError::NotApplied(NotApplied::Deadline))
-            }
+            Err(_) | Ok(Err(_)) if claim.take() => Err(WriteError::NotApplied(NotApplied::Deadline)),
             Err(_) | Ok(Err(_)) => Err(WriteError::Unknown(op)),
         };
         let outcome = match &result {
@@ -518,10 +509,7 @@ impl MultiPool {
     /// See [`ReadError`].
     pub async fn operations(&self, ops: &[OpId]) -> Result<Vec<OpOutcome>, ReadError> {
         let ids: Vec<Uuid> = ops.iter().map(|op| op.uuid()).collect();
-        let pending: Vec<bool> = {
-            let pending = lock(&self.inner.pending);
-            ops.iter().map(|op| pending.contains(op)).collect()
-        };
+        let pending: Vec<bool> = ops.iter().map(|op| self.inner.pending.contains(*op)).collect();
         let rows = self
             .read(
                 "-- pool::operations()\nSELECT o.applied FROM unnest($1::uuid[]) WITH ORDINALITY AS u(op, place) \
@@ -533,6 +521,7 @@ impl MultiPool {
             .iter()
             .zip(pending)
             .map(|(row, pending)| match (pending, row.get(0)) {
+                // On the leader but perhaps not yet on every side.
                 (true, _) => OpOutcome::Pending,
                 (false, Some(true)) => OpOutcome::Applied,
                 (false, Some(false)) => OpOutcome::NotApplied,

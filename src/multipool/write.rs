@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout};
 
-pub(super) use job::{Job, Work};
+pub(super) use job::{Job, Pending, Work};
 
 use super::connection::Conn;
 use super::epoch::Epoch;
@@ -267,7 +267,7 @@ impl Lane {
 
     /// Makes "not applied" final: the operation's name is taken by a tombstone on every member.
     async fn bury(&mut self, op: OpId) {
-        let (job, answer, _claim) = Job::new(op, 0, Work::Tombstone, Instant::now() + DOUBT_DEADLINE);
+        let (job, answer, _claim) = Job::new(None, op, 0, Work::Tombstone, Instant::now() + DOUBT_DEADLINE);
         Box::pin(self.process(vec![job], false)).await;
         if !matches!(answer.await, Ok(Ok(_))) {
             tracing::warn!(%op, "a refused operation could not be closed; it stays in doubt until its side returns");

@@ -2,6 +2,8 @@
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod load;
 mod local;
 mod support;
+mod twins;
 mod up;

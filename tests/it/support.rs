@@ -100,3 +100,82 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, m
         assert!(patience.pause().await, "not within {limit:?}: {what}");
     }
 }
+
+/// Two databases, two instances and HAProxy, with the pool's objects installed.
+pub async fn full() -> Running {
+    start(|options| options.with_instances(&program()).with_haproxy()).await
+}
+
+/// Every row of the application's tables on one side, asked by the test's own SQL.
+pub async fn dump(dsn: &str) -> Vec<String> {
+    let client = connect(dsn).await.unwrap();
+    let mut rows = Vec::new();
+    for table in ["items", "servers", "php_session"] {
+        let sql = format!("SELECT t::text FROM {table} AS t ORDER BY 1");
+        rows.extend(
+            client
+                .query(&sql, &[])
+                .await
+                .unwrap()
+                .iter()
+                .map(|r| format!("{table} {}", r.get::<_, String>(0))),
+        );
+    }
+    rows
+}
+
+/// Fails with the first differing rows unless both sides hold exactly the same.
+pub async fn assert_identical(stack: &Stack) {
+    let (a, b) = (
+        dump(&stack.dsn(side("a"))).await,
+        dump(&stack.dsn(side("b"))).await,
+    );
+    let only = |x: &[String], y: &[String]| {
+        x.iter()
+            .filter(|r| !y.contains(r))
+            .take(5)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        a,
+        b,
+        "\nonly on a: {:#?}\nonly on b: {:#?}",
+        only(&a, &b),
+        only(&b, &a)
+    );
+}
+
+/// A number asked on one side by the test's own SQL.
+pub async fn number(dsn: &str, sql: &str) -> i64 {
+    connect(dsn)
+        .await
+        .unwrap()
+        .query_one(sql, &[])
+        .await
+        .unwrap()
+        .get(0)
+}
+
+/// Waits until both sides say that both are active in the same epoch and nothing waits for anybody.
+pub async fn healed(stack: &Stack, limit: Duration) {
+    let sides = [stack.dsn(side("a")), stack.dsn(side("b"))];
+    eventually("both sides active in one epoch with nothing open", limit, || async {
+        let mut epochs = Vec::new();
+        for dsn in &sides {
+            let Ok(client) = connect(dsn).await else { return false };
+            let row = client
+                .query_one(
+                    "SELECT n, members, (SELECT count(*) FROM kambana.journal j LEFT JOIN kambana.lane l USING (lane)
+                       WHERE j.lane = 0 OR (NOT l.closed AND j.batch > least(l.confirmed[1], l.confirmed[2])))
+                     FROM kambana.epoch",
+                    &[],
+                )
+                .await;
+            let Ok(row) = row else { return false };
+            epochs.push((row.get::<_, i64>(0), row.get::<_, i32>(1), row.get::<_, i64>(2)));
+        }
+        epochs[0] == epochs[1] && epochs[0].1 == 3 && epochs[0].2 == 0
+    })
+    .await;
+}

@@ -1,7 +1,8 @@
 //! One waiting operation.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use serde_json::Value as Json;
@@ -27,6 +28,51 @@ pub(in crate::multipool) enum Work {
 /// How an operation ends for its caller.
 pub(in crate::multipool) type Outcome = Result<(Applied, Json), WriteError>;
 
+/// Operations that this instance has not answered for good yet.
+#[derive(Clone, Default)]
+pub(in crate::multipool) struct Pending(Arc<Mutex<HashMap<OpId, usize>>>);
+
+/// Keeps an operation among the pending ones as long as it lives.
+pub(in crate::multipool) struct PendingOp {
+    op: OpId,
+    pending: Pending,
+}
+
+impl Pending {
+    pub fn enter(&self, op: OpId) -> PendingOp {
+        *self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(op)
+            .or_default() += 1;
+        PendingOp {
+            op,
+            pending: self.clone(),
+        }
+    }
+
+    pub fn contains(&self, op: OpId) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(&op)
+    }
+}
+
+impl Drop for PendingOp {
+    fn drop(&mut self) {
+        let mut pending = self.pending.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The same name may be on its way twice (a double click).
+        if let Some(count) = pending.get_mut(&self.op) {
+            *count -= 1;
+            if *count == 0 {
+                pending.remove(&self.op);
+            }
+        }
+    }
+}
+
 /// One operation with the place its caller waits at.
 pub(in crate::multipool) struct Job {
     pub op: OpId,
@@ -35,6 +81,7 @@ pub(in crate::multipool) struct Job {
     pub deadline: Instant,
     reply: oneshot::Sender<Outcome>,
     taken: Arc<AtomicBool>,
+    pending_op: Option<PendingOp>,
 }
 
 /// The right to run a job: taken once, by a lane or by a caller that gives up waiting.
@@ -49,6 +96,7 @@ impl Claim {
 
 impl Job {
     pub fn new(
+        pending: Option<PendingOp>,
         op: OpId,
         digest: i64,
         work: Work,
@@ -56,18 +104,16 @@ impl Job {
     ) -> (Job, oneshot::Receiver<Outcome>, Claim) {
         let (reply, answer) = oneshot::channel();
         let taken = Arc::new(AtomicBool::new(false));
-        (
-            Job {
-                op,
-                digest,
-                work,
-                deadline,
-                reply,
-                taken: Arc::clone(&taken),
-            },
-            answer,
-            Claim(taken),
-        )
+        let job = Job {
+            op,
+            digest,
+            work,
+            deadline,
+            reply,
+            taken: Arc::clone(&taken),
+            pending_op: pending,
+        };
+        (job, answer, Claim(taken))
     }
 
     /// Takes the right to run it.
@@ -76,7 +122,9 @@ impl Job {
     }
 
     /// Tells the caller, if it still waits.
-    pub fn answer(self, outcome: Outcome) {
+    pub fn answer(mut self, outcome: Outcome) {
+        // Before the caller can ask.
+        drop(self.pending_op.take());
         if self.reply.send(outcome).is_err() {
             tracing::debug!(op = %self.op, "the caller no longer waits");
         }

@@ -1,0 +1,172 @@
+//! The main promise under load: whatever dies, both databases end identical and nothing acknowledged is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kambana::local::{Action, Target};
+
+use crate::load::{History, Load, check};
+use crate::support::{Running, full, healed, number, side};
+
+/// A crash costs at most this much between two successful writes; a freeze three times as much.
+const CRASH_BUDGET: Duration = Duration::from_secs(1);
+const FREEZE_BUDGET: Duration = Duration::from_secs(3);
+/// This suite shares two cores with other tests; the budgets of the design hold on a machine that is free.
+const CROWDED: u32 = 3;
+
+fn both(stack: &Running) -> Vec<String> {
+    vec![stack.instance_url(0), stack.instance_url(1)]
+}
+
+async fn epoch(stack: &Running, name: &str) -> i64 {
+    number(&stack.dsn(side(name)), "SELECT n FROM kambana.epoch").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_clients_on_forty_rows_for_thirty_seconds() {
+    let stack = full().await;
+    let load = Load::start(both(&stack), 8, 40, false);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let history = load.stop().await;
+    healed(&stack, Duration::from_secs(10)).await;
+    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
+    assert!(
+        history.acknowledged_count() > 500,
+        "only {} writes",
+        history.acknowledged_count()
+    );
+    check(&stack, &history).await;
+    assert_eq!(
+        epoch(&stack, "a").await,
+        1,
+        "nothing happened that would change the epoch"
+    );
+    stack.stop().await.unwrap();
+}
+
+/// Breaks a side under load through HAProxy, goes on, mends it, goes on, and checks everything.
+async fn side_fault(name: &str, break_it: Action, mend_it: Action, budget: Duration) {
+    let stack = full().await;
+    let load = Load::start(vec![stack.url()], 8, 40, false);
+    load.more(200).await;
+    let other = if name == "a" { "b" } else { "a" };
+    let before = epoch(&stack, other).await;
+    let target = Target::Side(side(name));
+    stack.act(break_it, target).await.unwrap();
+    load.more(200).await;
+    // The fault did happen: the other side goes on alone.
+    let members = number(
+        &stack.dsn(side(other)),
+        "SELECT members::bigint FROM kambana.epoch",
+    )
+    .await;
+    if break_it != Action::Stop || mend_it != Action::Start {
+        assert_eq!(members, if other == "a" { 1 } else { 2 });
+    }
+    assert!(epoch(&stack, other).await > before);
+    stack.act(mend_it, target).await.unwrap();
+    load.more(200).await;
+    healed(&stack, Duration::from_secs(30)).await;
+    load.more(100).await;
+    let history = load.stop().await;
+    finish(&stack, &history, budget).await;
+}
+
+async fn finish(stack: &Running, history: &Arc<History>, budget: Duration) {
+    healed(stack, Duration::from_secs(30)).await;
+    assert_eq!(
+        *history.failures.lock().unwrap(),
+        Vec::<String>::new(),
+        "no request fails"
+    );
+    check(stack, history).await;
+    assert!(
+        history.worst_gap() < budget * CROWDED,
+        "worst gap {:?}",
+        history.worst_gap()
+    );
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn side_a_crashes_and_returns() {
+    side_fault("a", Action::Crash, Action::Start, CRASH_BUDGET).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn side_b_crashes_and_returns() {
+    side_fault("b", Action::Crash, Action::Start, CRASH_BUDGET).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn side_a_freezes_and_thaws() {
+    side_fault("a", Action::Freeze, Action::Thaw, FREEZE_BUDGET).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn side_b_freezes_and_thaws() {
+    side_fault("b", Action::Freeze, Action::Thaw, FREEZE_BUDGET).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_are_restarted_one_after_the_other() {
+    let stack = full().await;
+    let load = Load::start(vec![stack.url()], 8, 40, false);
+    load.more(100).await;
+    for name in ["a", "b", "a"] {
+        let target = Target::Side(side(name));
+        let other = if name == "a" { "b" } else { "a" };
+        let before = epoch(&stack, other).await;
+        stack.act(Action::Stop, target).await.unwrap();
+        load.more(100).await;
+        assert!(epoch(&stack, other).await > before, "side {name} was away");
+        stack.act(Action::Start, target).await.unwrap();
+        healed(&stack, Duration::from_secs(30)).await;
+        load.more(100).await;
+    }
+    let history = load.stop().await;
+    finish(&stack, &history, CRASH_BUDGET).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_instances_are_restarted_in_order_without_a_failed_request() {
+    let stack = full().await;
+    let load = Load::start(vec![stack.url()], 8, 40, false);
+    load.more(100).await;
+    for round in 0..2 {
+        for index in [0, 1] {
+            let before = stack.record().instances[&format!("web{}", index + 1)]
+                .process
+                .clone();
+            stack.act(Action::Stop, Target::Web(index)).await.unwrap();
+            load.more(50).await;
+            stack.act(Action::Start, Target::Web(index)).await.unwrap();
+            let after = stack.record().instances[&format!("web{}", index + 1)]
+                .process
+                .clone();
+            assert_ne!(before, after, "round {round}: it was another process");
+            load.more(50).await;
+        }
+    }
+    let history = load.stop().await;
+    finish(&stack, &history, FREEZE_BUDGET).await;
+}
+
+/// A killed instance leaves requests without an answer; a careful client sends them again under the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_killed_and_retries_apply_once() {
+    let stack = full().await;
+    let load = Load::start(both(&stack), 8, 40, true);
+    load.more(100).await;
+    for index in [0, 1, 0] {
+        stack.act(Action::Crash, Target::Web(index)).await.unwrap();
+        load.more(100).await;
+        stack.act(Action::Start, Target::Web(index)).await.unwrap();
+        load.more(100).await;
+    }
+    let history = load.stop().await;
+    healed(&stack, Duration::from_secs(30)).await;
+    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
+    check(&stack, &history).await;
+    stack.stop().await.unwrap();
+}
