@@ -19,6 +19,8 @@ TroubleTexts {
     deadline: "the databases did not answer in time" => "les bases n’ont pas répondu à temps";
     closing: "this instance is stopping" => "cette instance s’arrête";
 
+    abandoned: "an earlier attempt with this form was given up for good" => "une tentative précédente avec ce formulaire a été abandonnée pour de bon";
+
     unknown_title: "Your change is being settled" => "Votre changement est en cours de confirmation";
     unknown_why: "The answer of a database was lost at the moment of saving, so it is not known yet whether your change is in." => "La réponse d’une base s’est perdue au moment d’enregistrer ; on ne sait pas encore si votre changement est fait.";
     unknown_means: "It will become certain by itself: saved on every database or on none. Do not type it again; this page looks again by itself." => "La réponse viendra d’elle-même : enregistré dans toutes les bases ou dans aucune. Ne le saisissez pas de nouveau ; cette page vérifie seule.";

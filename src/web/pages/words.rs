@@ -34,6 +34,7 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::Locked => t.locked.to_owned(),
         NotApplied::Deadline => t.deadline.to_owned(),
         NotApplied::Closing => t.closing.to_owned(),
+        NotApplied::Abandoned => t.abandoned.to_owned(),
     }
 }
 
