@@ -211,12 +211,15 @@ fn welcome(record: &Record, kambana: &impl Fn(&str, &str) -> String) {
         line(&format!("Side {name}"), &psql);
     }
     say("\nIn another terminal:");
-    for (action, target, what) in [
+    let hints = [
         ("crash", "b", "side b dies; go on editing"),
         ("start", "b", "it returns and catches up"),
-        ("freeze", "a", "side a stands still (thaw lets it go on)"),
-    ] {
-        say(format!("  {:<40} {what}", kambana(action, target)));
+        ("freeze", "a", "side a stands still; `thaw` lets it go on"),
+    ];
+    let hints = hints.map(|(action, target, what)| (kambana(action, target), what));
+    let width = hints.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
+    for (command, what) in hints {
+        say(format!("  {command:width$}   {what}"));
     }
     say("\nCtrl-C stops everything; the data is kept.\n");
 }

@@ -81,6 +81,20 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        for socket in [self.control_socket(), self.haproxy_socket()] {
+            let _ = fs::remove_file(socket);
+        }
+        // Outside of the data directory nobody would find them; one that is not empty is still in use.
+        for dir in [&self.sockets, &self.postgres_sockets] {
+            if !dir.starts_with(&self.dir) && !dir.starts_with(&self.clusters) {
+                let _ = fs::remove_dir(dir);
+            }
+        }
+    }
+}
+
 /// `DIR/up.json`.
 pub(super) fn record_file(dir: &Path) -> PathBuf {
     dir.join("up.json")
@@ -163,12 +177,10 @@ mod tests {
                 dir.as_os_str().len() <= LONGEST_SOCKET_DIR && dir.is_dir(),
                 "{dir:?}"
             );
-            fs::remove_dir(dir).unwrap();
         }
+        let sockets = place.sockets.clone();
         drop(place);
-        let place = Place::open(&deep, &Account::Ours).unwrap();
-        for dir in [place.sockets, place.postgres_sockets] {
-            fs::remove_dir(dir).unwrap();
-        }
+        assert!(!sockets.exists());
+        Place::open(&deep, &Account::Ours).unwrap();
     }
 }

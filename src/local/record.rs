@@ -33,6 +33,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SideRecord {
     /// Its first process, while it runs.
+    #[serde(flatten)]
     pub process: Option<ProcessId>,
     /// Whether it runs.
     pub state: ServiceState,
@@ -58,6 +59,7 @@ pub struct SideRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstanceRecord {
     /// Its process, while it runs.
+    #[serde(flatten)]
     pub process: Option<ProcessId>,
     /// Whether it runs.
     pub state: ServiceState,
@@ -73,6 +75,7 @@ pub struct InstanceRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HaproxyRecord {
     /// Its process, while it runs.
+    #[serde(flatten)]
     pub process: Option<ProcessId>,
     /// Whether it runs.
     pub state: ServiceState,
@@ -128,5 +131,42 @@ impl Record {
         let instances = self.instances.values().filter_map(|instance| instance.process);
         let haproxy = self.haproxy.iter().filter_map(|haproxy| haproxy.process);
         haproxy.chain(instances).chain(sides).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let side = |process, state| SideRecord {
+            process,
+            state,
+            host: "127.0.0.1".into(),
+            port: 5432,
+            database: "cluster_session_a".into(),
+            user: "webuser".into(),
+            dsn: "postgresql://webuser:secret@127.0.0.1:5432/cluster_session_a".into(),
+            socket_dir: "pg".into(),
+            data_dir: "a/data".into(),
+            log: "a/postgres.log".into(),
+        };
+        let process = Some(ProcessId { pid: 7, started: 8 });
+        let mut record = Record::default();
+        record
+            .sides
+            .insert("a".into(), side(process, ServiceState::Running));
+        record
+            .sides
+            .insert("b".into(), side(None, ServiceState::Ended("crashed".into())));
+        let json = serde_json::to_value(&record).unwrap();
+        assert_eq!(
+            (&json["sides"]["a"]["pid"], &json["sides"]["b"]["pid"]),
+            (&7.into(), &().into())
+        );
+        assert_eq!(json["sides"]["b"]["state"], "ended (crashed)");
+        assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record);
+        assert_eq!(record.sides["a"].config().password.expose(), "secret");
     }
 }

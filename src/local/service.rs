@@ -18,7 +18,7 @@ use super::{Launch, LocalError, Patience, Process, ProcessId};
 ///     └── (start from Ended as from Stopped)
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "String", from = "String")]
 pub enum ServiceState {
     /// Not started yet, or stopped in order.
     #[default]
@@ -38,6 +38,29 @@ impl fmt::Display for ServiceState {
             ServiceState::Running => f.write_str("running"),
             ServiceState::Frozen => f.write_str("frozen"),
             ServiceState::Ended(how) => write!(f, "ended ({how})"),
+        }
+    }
+}
+
+impl From<ServiceState> for String {
+    fn from(state: ServiceState) -> String {
+        state.to_string()
+    }
+}
+
+impl From<String> for ServiceState {
+    fn from(text: String) -> ServiceState {
+        match text.as_str() {
+            "running" => ServiceState::Running,
+            "frozen" => ServiceState::Frozen,
+            "stopped" => ServiceState::Stopped,
+            how => {
+                let how = how
+                    .strip_prefix("ended (")
+                    .and_then(|how| how.strip_suffix(')'))
+                    .unwrap_or(how);
+                ServiceState::Ended(how.to_owned())
+            }
         }
     }
 }
@@ -214,7 +237,7 @@ impl Service {
         match &mut self.process {
             Some(process) => Ok(process),
             None => Err(LocalError::State(format!(
-                "cannot {action} {name}: it is {state}"
+                "cannot {action} {name}, which is not running: {state}"
             ))),
         }
     }

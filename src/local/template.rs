@@ -57,7 +57,7 @@ fn template(
         return Ok(template);
     }
     remove_dir(&template)?;
-    let made = scratch.join(format!("initdb-{}", std::process::id()));
+    let made = scratch.join("initdb.partial");
     remove_dir(&made)?;
     initdb(&made, scratch, postgres, account)?;
     if fs::rename(&made, &template).is_err() {

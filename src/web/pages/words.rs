@@ -33,6 +33,7 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::NoAuthority(side) => fill(t.no_authority, &[side]),
         NotApplied::Locked => t.locked.to_owned(),
         NotApplied::Deadline => t.deadline.to_owned(),
+        NotApplied::Abandoned => t.abandoned.to_owned(),
         NotApplied::Closing => t.closing.to_owned(),
         NotApplied::Abandoned => t.abandoned.to_owned(),
     }
@@ -40,9 +41,9 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
 
 /// A reason that comes as the heart's own sentence: translated if it is one of those it always uses.
 pub fn refusal(lang: Lang, sentence: &str) -> String {
-    use NotApplied::{Closing, Deadline, Locked, NoAuthority, NoSide, Overloaded};
+    use NotApplied::{Abandoned, Closing, Deadline, Locked, NoAuthority, NoSide, Overloaded};
     let sides = (0..MAX_SIDES).filter_map(SideId::from_index).map(NoAuthority);
-    [Overloaded, NoSide, Locked, Deadline, Closing]
+    [Overloaded, NoSide, Locked, Deadline, Abandoned, Closing]
         .into_iter()
         .chain(sides)
         .find(|known| known.to_string() == sentence)

@@ -1,5 +1,7 @@
 //! One private PostgreSQL cluster: one side.
 
+mod login;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
@@ -8,13 +10,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio_postgres::{Client, Config, NoTls};
 
 use super::place::remove_dir;
 use super::process::{all_gone, working_in};
 use super::{Account, Launch, LocalError, Port, PortChoice, PostgresPrograms, Service, template};
 use crate::config::{Secret, SideConfig};
 use crate::multipool::SideId;
+use login::login;
+
+pub(super) use login::explain;
 
 /// The ordinary role that owns the database.
 pub const OWNER: &str = "webuser";
@@ -176,8 +180,7 @@ impl Cluster {
             made.await
                 .map_err(|e| LocalError::State(format!("making a cluster failed: {e}")))??;
         }
-        self.write_access_rules()?;
-        self.remove_stale_pid_file()
+        self.write_access_rules()
     }
 
     /// Who may log in: the owner by password over TCP; we ourselves as superuser, known by the kernel, over the private
@@ -206,22 +209,27 @@ impl Cluster {
         Ok(())
     }
 
-    /// PostgreSQL refuses to start while the number in `postmaster.pid` belongs to any process, even a stranger that got
-    /// it after a crash. Nothing of ours works in the directory any more when this is called.
-    fn remove_stale_pid_file(&self) -> Result<(), LocalError> {
-        let file = self.data_dir().join("postmaster.pid");
+    /// PostgreSQL refuses to start while the number in a lock file belongs to any process: a stranger that got it after a
+    /// crash, or one that is dead but not yet reaped. Nothing of ours works in the directory any more when this is called.
+    fn remove_stale_locks(&self) -> Result<(), LocalError> {
         if self.service.process().is_some() || !working_in(&self.data_dir(), "postgres").is_empty() {
             return Ok(());
         }
-        match fs::remove_file(&file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(LocalError::io(format!("cannot delete {}", file.display()))(e))
+        let socket = self.config.socket_dir.join(format!(".s.PGSQL.{}", self.port()));
+        let socket_lock = socket.with_file_name(format!(".s.PGSQL.{}.lock", self.port()));
+        for file in [self.data_dir().join("postmaster.pid"), socket_lock, socket] {
+            match fs::remove_file(&file) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(LocalError::io(format!("cannot delete {}", file.display()))(e));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     async fn start_on_port(&mut self) -> Result<(), LocalError> {
+        self.remove_stale_locks()?;
         let launch = self.launch()?;
         self.service.launch(&launch)?;
         let superuser = self.superuser("postgres");
@@ -304,91 +312,6 @@ impl Cluster {
             ))
         })
     }
-
-    fn superuser(&self, database: &str) -> Config {
-        let mut config = Config::new();
-        config
-            .host_path(&self.config.socket_dir)
-            .port(self.port())
-            .user("postgres")
-            .dbname(database)
-            .application_name("kambana up");
-        config
-    }
-
-    fn owner(&self) -> Config {
-        let mut config = Config::new();
-        config
-            .host("127.0.0.1")
-            .port(self.port())
-            .user(OWNER)
-            .password(self.config.password.expose())
-            .dbname(self.database())
-            .application_name("kambana up");
-        config
-    }
-
-    /// A connection as the owner of the database.
-    ///
-    /// # Errors
-    /// It cannot be reached.
-    pub async fn connect(&self) -> Result<Client, LocalError> {
-        login(self.owner())
-            .await
-            .map_err(|why| LocalError::Database(format!("side {}: {why}", self.config.side)))
-    }
-
-    /// Owner role and database, where they are missing; the password as it is now.
-    async fn provision(&self, superuser: &Client) -> Result<(), LocalError> {
-        let work = async {
-            // A failed statement would be logged with the password in it.
-            superuser
-                .batch_execute("-- cluster::provision()\nSET log_min_error_statement = panic")
-                .await?;
-            let exists = "-- cluster::provision()\n\
-                 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1),\n\
-                        EXISTS (SELECT FROM pg_database WHERE datname = $2)";
-            let row = superuser.query_one(exists, &[&OWNER, &self.database()]).await?;
-            let (role, database): (bool, bool) = (row.get(0), row.get(1));
-            // Utility statements take no parameters: the server quotes them itself.
-            let alter = format!(
-                "-- cluster::provision()\n\
-                 SELECT format('{} ROLE %I LOGIN NOSUPERUSER NOREPLICATION NOCREATEDB NOCREATEROLE NOBYPASSRLS \
-                 PASSWORD %L', $1::text, $2::text)",
-                if role { "ALTER" } else { "CREATE" }
-            );
-            let known = role && login(self.owner()).await.is_ok();
-            if !known {
-                let statement: String = superuser
-                    .query_one(&alter, &[&OWNER, &self.config.password.expose()])
-                    .await?
-                    .get(0);
-                superuser.batch_execute(&statement).await?;
-            }
-            if !database {
-                let create = "-- cluster::provision()\n\
-                     SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING ''UTF8'' \
-                     LC_COLLATE ''C.UTF-8'' LC_CTYPE ''C.UTF-8''', $1::text, $2::text)";
-                let statement: String = superuser
-                    .query_one(create, &[&self.database(), &OWNER])
-                    .await?
-                    .get(0);
-                superuser.batch_execute(&statement).await?;
-            }
-            Ok(())
-        };
-        let done: Result<Result<(), tokio_postgres::Error>, _> =
-            tokio::time::timeout(START_DEADLINE, work).await;
-        let why = match done {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(e)) => explain(&e),
-            Err(_) => "no answer in time".into(),
-        };
-        Err(LocalError::Database(format!(
-            "side {}: the database and its owner cannot be made: {why}",
-            self.config.side
-        )))
-    }
 }
 
 fn newest(config: &ClusterConfig) -> Result<&PostgresPrograms, LocalError> {
@@ -396,26 +319,4 @@ fn newest(config: &ClusterConfig) -> Result<&PostgresPrograms, LocalError> {
         .postgres
         .first()
         .ok_or_else(|| LocalError::Missing("no PostgreSQL server is installed".into()))
-}
-
-/// Logs in within [`LOGIN_DEADLINE`]; the connection ends with the client.
-async fn login(config: Config) -> Result<Client, String> {
-    match tokio::time::timeout(LOGIN_DEADLINE, config.connect(NoTls)).await {
-        Ok(Ok((client, connection))) => {
-            tokio::spawn(connection);
-            Ok(client)
-        }
-        Ok(Err(e)) => Err(explain(&e)),
-        Err(_) => Err("no answer to a login".into()),
-    }
-}
-
-/// The server's own words, or what the driver met.
-pub(super) fn explain(error: &tokio_postgres::Error) -> String {
-    use std::error::Error;
-    match (error.as_db_error(), error.source()) {
-        (Some(db), _) => db.message().to_owned(),
-        (None, Some(source)) => source.to_string(),
-        (None, None) => error.to_string(),
-    }
 }
