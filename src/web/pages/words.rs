@@ -35,7 +35,6 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::Deadline => t.deadline.to_owned(),
         NotApplied::Abandoned => t.abandoned.to_owned(),
         NotApplied::Closing => t.closing.to_owned(),
-        NotApplied::Abandoned => t.abandoned.to_owned(),
     }
 }
 
