@@ -8,7 +8,7 @@ ClusterTexts {
     title: "Databases" => "Bases de données";
     lead: "As {0} sees them now." => "Telles que {0} les voit maintenant.";
     whole: "All databases hold the same content." => "Toutes les bases ont le même contenu.";
-    not_whole: "Not all databases are in use." => "Toutes les bases ne sont pas utilisées.";
+    not_whole: "Not all databases are in use." => "Certaines bases ne sont pas utilisées pour l’instant.";
     refresh_on: "Refresh every 2 seconds" => "Actualiser toutes les 2 secondes";
     refresh_off: "Stop refreshing" => "Ne plus actualiser";
     side: "Database {0}" => "Base {0}";

@@ -17,8 +17,9 @@ TroubleTexts {
     no_authority: "database {0} answers, but it was out when the last change was made; waiting for the one that has it" => "la base {0} répond, mais elle était hors service lors du dernier changement ; attente de celle qui l’a";
     locked: "another program holds a lock on this data" => "un autre programme verrouille ces données";
     deadline: "the databases did not answer in time" => "les bases n’ont pas répondu à temps";
-    abandoned: "an earlier request with this name was given up for good; open the form anew" => "une demande antérieure portant ce nom a été abandonnée pour de bon ; rouvrez le formulaire";
     closing: "this instance is stopping" => "cette instance s’arrête";
+
+    abandoned: "an earlier attempt with this form was given up for good" => "une tentative précédente avec ce formulaire a été abandonnée pour de bon";
 
     unknown_title: "Your change is being settled" => "Votre changement est en cours de confirmation";
     unknown_why: "The answer of a database was lost at the moment of saving, so it is not known yet whether your change is in." => "La réponse d’une base s’est perdue au moment d’enregistrer ; on ne sait pas encore si votre changement est fait.";

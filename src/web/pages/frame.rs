@@ -152,7 +152,7 @@ impl Frame {
                 .map(|(path, query)| switches(lang, path, query))
                 .unwrap_or_default(),
             banners: banners(lang, status),
-            flashes: asked.flashes.iter().filter_map(|f| message(lang, f)).collect(),
+            flashes: messages(lang, &asked.flashes),
             refresh: None,
             answered_by: fill(t.instance, &[&status.instance]),
             read_from: match reader {
@@ -259,6 +259,17 @@ fn banners(lang: Lang, status: &Status) -> Vec<Message> {
         banners.push(Message { class: "", text });
     }
     banners
+}
+
+/// The messages in words, each once: a form sent twice by a double click leaves two.
+fn messages(lang: Lang, flashes: &[Flash]) -> Vec<Message> {
+    let mut messages: Vec<Message> = Vec::new();
+    for message in flashes.iter().filter_map(|flash| message(lang, flash)) {
+        if !messages.iter().any(|said| said.text == message.text) {
+            messages.push(message);
+        }
+    }
+    messages
 }
 
 /// A message left by an earlier request; one of an unknown kind (another version's) is not shown.

@@ -10,7 +10,7 @@ use super::frame::{Frame, Place};
 use super::links::Link;
 use super::visit::Visit;
 use super::words;
-use crate::multipool::{OpId, ReadError, WriteError};
+use crate::multipool::{NotApplied, OpId, ReadError, WriteError};
 use crate::web::lang::fill;
 
 /// Seconds a browser or a program should wait before it sends the same again.
@@ -184,7 +184,15 @@ impl Visit {
                     e.not_applied_do.to_owned(),
                 ];
                 let mut page = self.trouble(place, e.not_applied_title, lines);
-                page.again = Some(attempt.again);
+                let mut again = attempt.again;
+                if *why == NotApplied::Abandoned {
+                    // That name is spent: it is promised that nothing will ever happen under it.
+                    let spent = again.fields.iter_mut().find(|(name, _)| name == "op_id");
+                    if let Some((_, op_id)) = spent {
+                        *op_id = OpId::new().to_string();
+                    }
+                }
+                page.again = Some(again);
                 page.back = (attempt.back, self.lang.ui().cancel);
                 page.op_id = Some(op);
                 let mut answer = self.about(StatusCode::SERVICE_UNAVAILABLE, &page, op);
