@@ -162,7 +162,8 @@ fn answer_for(path: &str, method: &Method, handled: &Handled, error: &Error) -> 
             StatusCode::SERVICE_UNAVAILABLE,
             "Your session could not be read",
             "The databases do not answer, or your session holds something that cannot be read. Nothing was changed, and the \
-             session was kept as it is. Please try again in a moment.",
+             session was kept as it is. Please try again in a moment; if this stays, delete the cookie PHPSESSID in your \
+             browser to begin a new session.",
         ),
     }
 }
