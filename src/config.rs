@@ -110,6 +110,15 @@ pub struct Config {
 }
 
 impl PoolConfig {
+    /// Reads `.env` if there is one, then the environment.
+    ///
+    /// # Errors
+    /// A variable that is missing or cannot be understood, by name.
+    pub fn from_env() -> Result<PoolConfig, ConfigError> {
+        load_dotenv()?;
+        PoolConfig::from_vars(|name| std::env::var(name).ok())
+    }
+
     /// Defaults for everything but the databases and the instance's name.
     pub fn new(sides: Vec<SideConfig>, instance: &str) -> PoolConfig {
         let mut sides = sides.into_iter();
@@ -142,7 +151,8 @@ impl PoolConfig {
         let vars = Vars(&var);
         let mut sides = Vec::new();
         for n in 1..=crate::multipool::MAX_SIDES {
-            if n > 2 && var(&format!("DB{n}_HOST")).is_none() && var(&format!("DB{n}_NAME")).is_none() {
+            let named = ["HOST", "NAME"].map(|part| vars.get(&format!("DB{n}_{part}")));
+            if n > 2 && named.iter().all(Option::is_none) {
                 break;
             }
             let letter = char::from(b'a' + n as u8 - 1);
@@ -190,11 +200,7 @@ impl Config {
     /// # Errors
     /// A variable that is missing or cannot be understood, by name.
     pub fn from_env() -> Result<Config, ConfigError> {
-        match dotenvy::dotenv() {
-            Ok(_) => {}
-            Err(e) if e.not_found() => {}
-            Err(e) => return Err(ConfigError(format!(".env cannot be read: {e}"))),
-        }
+        load_dotenv()?;
         Config::from_vars(|name| std::env::var(name).ok())
     }
 
@@ -222,6 +228,14 @@ impl Config {
             import_max_bytes: vars.or("IMPORT_MAX_MB", 64usize)? * 1024 * 1024,
             drain: Duration::from_millis(vars.or("DRAIN_MS", 1500u64)?),
         })
+    }
+}
+
+fn load_dotenv() -> Result<(), ConfigError> {
+    match dotenvy::dotenv() {
+        Ok(_) => Ok(()),
+        Err(e) if e.not_found() => Ok(()),
+        Err(e) => Err(ConfigError(format!(".env cannot be read: {e}"))),
     }
 }
 
@@ -263,5 +277,100 @@ impl Vars<'_> {
     fn required(&self, name: &str) -> Result<String, ConfigError> {
         self.get(name)
             .ok_or_else(|| ConfigError(format!("{name} is not set; see env.example for all settings")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../env.example");
+
+    /// Names and values of `env.example`: `NAME=value`, or `#NAME=default`.
+    fn example() -> BTreeMap<String, String> {
+        let settings = EXAMPLE.lines().filter_map(|line| {
+            let (name, value) = line.trim_start_matches('#').split_once('=')?;
+            let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+            (!name.is_empty() && name.chars().all(is_name)).then(|| (name.to_owned(), value.to_owned()))
+        });
+        settings.collect()
+    }
+
+    fn required(name: &str) -> Option<String> {
+        match name {
+            "DB1_USER" | "DB2_USER" => Some("webuser".into()),
+            "SESSION_SECRET" => Some("x".repeat(64)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn env_example_and_code_name_the_same_variables() {
+        let asked = RefCell::new(BTreeSet::new());
+        Config::from_vars(|name| {
+            asked.borrow_mut().insert(name.to_owned());
+            required(name)
+        })
+        .unwrap();
+        let mut asked = asked.into_inner();
+        // Only looked for, to see whether there is a third side.
+        assert!(asked.remove("DB3_HOST") && asked.remove("DB3_NAME"));
+        assert_eq!(asked, example().into_keys().collect());
+    }
+
+    #[test]
+    fn env_example_shows_the_defaults() {
+        let example = example();
+        let shown = |name: &str| match name {
+            "SESSION_SECRET" => required(name),
+            _ => example.get(name).cloned(),
+        };
+        let (shown, default) = (
+            Config::from_vars(shown).unwrap(),
+            Config::from_vars(required).unwrap(),
+        );
+        // The example tells the two databases apart; all else is the default.
+        let (mut a, mut b) = (format!("{shown:?}"), format!("{default:?}"));
+        for config in [&mut a, &mut b] {
+            *config = config.replace("port: 54322", "port: 5432");
+        }
+        assert_eq!(a, b);
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        let with = |name: &'static str, value: &'static str| {
+            let config = Config::from_vars(|asked| match asked == name {
+                true => Some(value.to_owned()),
+                false => required(asked),
+            });
+            config.map(drop).map_err(|e| e.to_string())
+        };
+        for (name, value) in [
+            ("DB2_PORT", "abc"),
+            ("DB1_PORT", "65536"),
+            ("POOL_SIZE", "0"),
+            ("READ_FROM", "b"),
+            ("SESSION_SECRET", "short"),
+            ("DB1_USER", ""),
+        ] {
+            assert!(with(name, value).unwrap_err().contains(name), "{name}={value}");
+        }
+        // Given but empty is not given: no third side.
+        assert_eq!(with("DB3_HOST", ""), Ok(()));
+        assert!(with("DB3_HOST", "c.example").unwrap_err().contains("DB3_USER"));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config = Config::from_vars(|name| match name {
+            "DB1_PASSWORD" => Some("hunter2".into()),
+            _ => required(name),
+        });
+        let shown = format!("{:?}", config.unwrap());
+        assert!(!shown.contains("hunter2") && !shown.contains("xxxx"), "{shown}");
     }
 }

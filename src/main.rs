@@ -1,2 +1,7 @@
 //! The `kambana` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kambana::cli::main()
+}

@@ -78,6 +78,9 @@ pub enum NotApplied {
     /// The operation's deadline passed before anything was committed.
     #[error("the databases did not answer in time")]
     Deadline,
+    /// An earlier request with this name was answered "not applied" for good.
+    #[error("an earlier request with this name was given up for good; send it again under a new name")]
+    Abandoned,
     /// The pool is being closed.
     #[error("this instance is stopping")]
     Closing,

@@ -1,65 +1,58 @@
-//! The heart: two or more ordinary PostgreSQL databases kept identical.
+//! The heart: two or more ordinary PostgreSQL databases kept identical from the application.
+//!
+//! # Layout, in the order a write flows
+//!
+//! - [`MultiPool`]: the doors (`pool`), what they take (`change`, `value`) and answer (`error`, `status`).
+//! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
+//!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
+//! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
+//! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
+//! - [`compare()`](compare): the proof. `trim`: housekeeping.
+//! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
+//!
+//! This room knows nothing of HTTP, pages or sessions.
+//!
+//! # Example
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use kambana::config::PoolConfig;
+//! use kambana::multipool::{Change, Fields, MultiPool, OpId};
+//!
+//! let pool = MultiPool::connect(PoolConfig::from_vars(|name| std::env::var(name).ok())?).await?;
+//! let applied = pool.change(OpId::new(), vec![Change::insert("items", Fields::new().with("name", "twins"))]).await?;
+//! println!("on every active side, as row {:?}", applied.rows[0].id());
+//! # Ok(())
+//! # }
+//! ```
 
+mod catalog;
+mod catch_up;
 mod change;
+mod compare;
+mod connection;
+mod epoch;
 mod error;
+mod health;
+mod install;
+mod journal;
+mod membership;
+mod merge;
+mod pool;
+mod sequences;
 mod side;
+mod statement;
 mod status;
+mod transaction;
+mod trim;
 mod value;
+mod write;
 
 pub use change::{Applied, Change, ChangedRow, OpId, OpOutcome, RowChange};
+pub use compare::{Comparison, Difference, MAX_DIFFERENCES, TableComparison, compare};
 pub use error::{ConnectError, NotApplied, ReadError, WriteError};
+pub use install::install;
+pub use pool::MultiPool;
 pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
 pub use status::{Event, SideFault, SideState, SideStatus, Status};
+pub use transaction::Tx;
 pub use value::{Fields, Value};
-
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
-
-use crate::config::PoolConfig;
-
-/// STUB being replaced: the public door.
-#[derive(Clone)]
-pub struct MultiPool {}
-
-impl MultiPool {
-    /// Connects, checks the pair, starts the background tasks.
-    pub async fn connect(_config: PoolConfig) -> Result<MultiPool, ConnectError> {
-        Err(ConnectError("stub".into()))
-    }
-    /// Declarative door. Runs in a task of its own; dropping the future does not stop it.
-    pub async fn change(&self, _op_id: OpId, _changes: Vec<Change>) -> Result<Applied, WriteError> {
-        Err(WriteError::Invalid("stub".into()))
-    }
-    /// Arbitrary SQL, one statement.
-    pub async fn transactional_write(&self, _sql: &str, _params: &[Value]) -> Result<Applied, WriteError> {
-        Err(WriteError::Invalid("stub".into()))
-    }
-    /// A read from the leader (or the nearest side, by configuration); retried on another side when one dies.
-    pub async fn read(&self, _sql: &str, _params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, ReadError> {
-        Err(ReadError::Unavailable(NotApplied::NoSide))
-    }
-    /// The side reads are sent to now.
-    pub fn reader(&self) -> Option<SideId> {
-        None
-    }
-    /// Outcomes of operations by name, in the order asked.
-    pub async fn operations(&self, _ops: &[OpId]) -> Result<Vec<OpOutcome>, ReadError> {
-        Err(ReadError::Unavailable(NotApplied::NoSide))
-    }
-    /// What the pool knows about itself; no I/O.
-    pub fn status(&self) -> Status {
-        Status {
-            instance: String::new(),
-            epoch: 0,
-            members: SideSet::EMPTY,
-            leader: None,
-            writable: false,
-            refusal: None,
-            sides: PerSide::new(0, |_| unreachable!("no side")),
-            waiting_writes: 0,
-            events: vec![],
-        }
-    }
-    /// Finishes what was begun and ends the background tasks.
-    pub async fn close(&self) {}
-}

@@ -6,6 +6,7 @@ mod api;
 mod edge;
 mod health;
 pub mod import;
+pub mod lang;
 mod metrics;
 pub mod pages;
 pub mod params;

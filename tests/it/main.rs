@@ -1,3 +1,7 @@
-//! Tests against real servers.
+//! Tests against real servers: every test has databases (and where it needs them instances and HAProxy) of its own.
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used)]
 
-fn main() {}
+mod local;
+mod support;
+mod up;

@@ -1,0 +1,200 @@
+//! `kambana status`: the state of every side, as an instance sees it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::Table;
+use serde_json::Value;
+
+use super::{Failure, Verdict, data_dir, say};
+use crate::local::{LocalError, http, record::Record};
+
+/// For one instance to answer; its status needs no database.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How many of the latest events are shown.
+const EVENTS: usize = 5;
+
+/// Show the state of each side, the membership and what happened last
+///
+/// Asks a running instance: the one named with --url, or those of a `kambana up` on the data directory.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kambana status
+  kambana status --url http://127.0.0.1:8001
+  kambana status --json | jq .epoch
+
+Exit codes:
+  0  every side is active
+  1  degraded: a side is out or catching up, or nothing can be written
+  2  no instance answers")]
+pub struct StatusArgs {
+    /// Print the instance's answer as it is
+    #[arg(long)]
+    json: bool,
+    /// Base URL of an instance
+    #[arg(long)]
+    url: Option<String>,
+    /// Data directory of a running `kambana up` [default: var]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+pub async fn run(args: StatusArgs) -> Result<Verdict, Failure> {
+    let urls = match args.url {
+        Some(url) => vec![url],
+        None => match Record::read(&data_dir(args.data)) {
+            Ok(record) => record.urls(),
+            Err(e @ LocalError::NotUp(_)) => {
+                return Err(Failure(format!("{e}; or name an instance with --url")));
+            }
+            Err(e) => return Err(e.into()),
+        },
+    };
+    let status = ask(&urls).await?;
+    match args.json {
+        true => say(serde_json::to_string_pretty(&status)?),
+        false => print(&status),
+    }
+    Ok(verdict(&status))
+}
+
+/// The first answer; an instance that is down is no reason not to ask the next one.
+async fn ask(urls: &[String]) -> Result<Value, Failure> {
+    let mut refusals = Vec::new();
+    for url in urls {
+        let url = format!("{}/api/status", url.trim_end_matches('/'));
+        match http::get(&url, DEADLINE).await {
+            Ok(answer) if answer.status == 200 => match serde_json::from_slice(&answer.body) {
+                Ok(status) => return Ok(status),
+                Err(e) => refusals.push(format!("{url}: not a status: {e}")),
+            },
+            Ok(answer) => refusals.push(format!("{url}: status {}", answer.status)),
+            Err(why) => refusals.push(format!("{url}: {why}")),
+        }
+    }
+    Err(Failure(format!(
+        "no instance answers\n    {}",
+        refusals.join("\n    ")
+    )))
+}
+
+fn verdict(status: &Value) -> Verdict {
+    let whole = status["sides"]
+        .as_object()
+        .is_some_and(|sides| !sides.is_empty() && sides.values().all(|side| side["state"] == "active"));
+    match whole && status["writable"] == true {
+        true => Verdict::Fine,
+        false => Verdict::Degraded,
+    }
+}
+
+fn print(status: &Value) {
+    let leader = text(&status["leader"]);
+    let writes = match (status["writable"] == true, status["refusal"].as_str()) {
+        (true, _) => "accepted".to_owned(),
+        (false, Some(why)) => format!("refused: {why}"),
+        (false, None) => "refused".to_owned(),
+    };
+    say(format!(
+        "as seen by {}: epoch {}, leader {leader}, writes {writes}",
+        text(&status["instance"]),
+        text(&status["epoch"]),
+    ));
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "side",
+        "state",
+        "address",
+        "version",
+        "heartbeat",
+        "open rows",
+        "trouble",
+    ]);
+    for (name, side) in status["sides"].as_object().into_iter().flatten() {
+        let role = if side["leader"] == true { " (leader)" } else { "" };
+        let heartbeat = side["heartbeat_ms"].as_f64().map(|ms| format!("{ms:.1} ms"));
+        table.add_row([
+            format!("{name}{role}"),
+            text(&side["state"]).replace('_', " "),
+            text(&side["address"]),
+            text(&side["server_version"]),
+            heartbeat.unwrap_or_else(|| "-".into()),
+            text(&side["open_rows"]),
+            fault(&side["fault"]),
+        ]);
+    }
+    say(table);
+    let events = status["events"].as_array().map_or(&[][..], Vec::as_slice);
+    for event in &events[events.len().saturating_sub(EVENTS)..] {
+        say(format!("{}  {}", text(&event["at"]), text(&event["what"])));
+    }
+}
+
+fn fault(fault: &Value) -> String {
+    match (fault["code"].as_str(), fault["detail"].as_str()) {
+        (Some(code), Some(detail)) => format!("{code}: {detail}"),
+        (Some(code), None) => code.to_owned(),
+        _ => text(fault),
+    }
+}
+
+/// A value for people: no quotes, and a dash for nothing.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn whole_only_if_every_side_is_active_and_writes_are_accepted() {
+        let status = |a: &str, b: &str, writable: bool| {
+            verdict(&json!({"writable": writable, "sides": {"a": {"state": a}, "b": {"state": b}}}))
+        };
+        assert_eq!(status("active", "active", true), Verdict::Fine);
+        assert_eq!(status("active", "catching_up", true), Verdict::Degraded);
+        assert_eq!(status("active", "active", false), Verdict::Degraded);
+        assert_eq!(verdict(&json!({})), Verdict::Degraded);
+    }
+
+    #[test]
+    fn the_pools_own_words_are_understood() {
+        use crate::multipool::{PerSide, SideFault, SideSet, SideState, SideStatus, Status};
+        let status = Status {
+            instance: "web1".into(),
+            epoch: 3,
+            members: SideSet::first(2),
+            leader: SideSet::first(2).leader(),
+            writable: true,
+            refusal: None,
+            sides: PerSide::new(2, |side| SideStatus {
+                state: SideState::Active,
+                leader: side.index() == 0,
+                fault: Some(SideFault::Silent),
+                address: String::new(),
+                server_version: None,
+                heartbeat_ms: Some(1.0),
+                seen_at: None,
+                open_rows: None,
+                caught_up_keys: 0,
+            }),
+            waiting_writes: 0,
+            events: vec![],
+        };
+        let value = serde_json::to_value(&status).unwrap();
+        assert_eq!(verdict(&value), Verdict::Fine);
+        assert_eq!(fault(&value["sides"]["a"]["fault"]), "silent");
+        assert_eq!(value["leader"], "a");
+    }
+}

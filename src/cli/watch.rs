@@ -1,0 +1,27 @@
+//! `kambana watch`: more tables to be kept identical.
+
+use clap::Args;
+
+use super::{Failure, Verdict, init};
+
+/// Keep more tables identical: any table with a primary key
+///
+/// The table must exist, the same in every database that the environment names, with the same rows or none.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  kambana watch orders order_lines
+
+Exit codes:
+  0  watched from now on, or was watched before
+  2  no such table, no primary key, unequal tables, or a database refused")]
+pub struct WatchArgs {
+    /// Names of tables
+    #[arg(required = true, value_name = "TABLE")]
+    tables: Vec<String>,
+}
+
+pub async fn run(args: WatchArgs) -> Result<Verdict, Failure> {
+    let tables: Vec<&str> = args.tables.iter().map(String::as_str).collect();
+    init::install(&tables).await
+}

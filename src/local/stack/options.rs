@@ -1,0 +1,83 @@
+//! What a stack consists of.
+
+use std::path::{Path, PathBuf};
+
+use crate::local::PortChoice;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct StackOptions {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// One port per side.
+    pub pg: Vec<PortChoice>,
+    /// One port per instance.
+    pub web: Vec<PortChoice>,
+    /// The `kambana` program; needed for instances and to install the pool's objects.
+    pub program: Option<PathBuf>,
+    /// Whether to run HAProxy; needs two sides and two instances.
+    pub haproxy: Option<ProxyPorts>,
+    /// Keeps the template of empty clusters; in the data directory if not given.
+    pub template_cache: Option<PathBuf>,
+    /// Whether a new cluster must survive a power cut right after it was made.
+    pub durable: bool,
+    /// Further settings of the instances, as in `env.example`.
+    pub extra_env: Vec<(String, String)>,
+}
+
+/// Where HAProxy listens.
+#[derive(Clone, Debug)]
+pub struct ProxyPorts {
+    /// Address for HTTP, without port.
+    pub address: String,
+    /// For HTTP.
+    pub http: PortChoice,
+    /// For PostgreSQL clients, on loopback.
+    pub postgres: PortChoice,
+    /// For statistics, on loopback.
+    pub stats: PortChoice,
+}
+
+impl StackOptions {
+    /// Two databases with the application's tables on free ports, nothing else. `template_cache` is shared by every
+    /// run of a test suite.
+    pub fn pair(dir: &Path, template_cache: &Path) -> StackOptions {
+        StackOptions {
+            dir: dir.to_path_buf(),
+            pg: vec![PortChoice::Any; 2],
+            web: Vec::new(),
+            program: None,
+            haproxy: None,
+            template_cache: Some(template_cache.to_path_buf()),
+            durable: false,
+            extra_env: Vec::new(),
+        }
+    }
+
+    /// And two instances of `program` on free ports.
+    #[must_use]
+    pub fn with_instances(mut self, program: &Path) -> StackOptions {
+        self.web = vec![PortChoice::Any; 2];
+        self.program = Some(program.to_path_buf());
+        self
+    }
+
+    /// And HAProxy on free ports of loopback.
+    #[must_use]
+    pub fn with_haproxy(mut self) -> StackOptions {
+        self.haproxy = Some(ProxyPorts {
+            address: "127.0.0.1".into(),
+            http: PortChoice::Any,
+            postgres: PortChoice::Any,
+            stats: PortChoice::Any,
+        });
+        self
+    }
+
+    /// And a setting of the instances, as in `env.example`.
+    #[must_use]
+    pub fn with_setting(mut self, name: &str, value: &str) -> StackOptions {
+        self.extra_env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}

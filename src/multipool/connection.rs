@@ -1,0 +1,316 @@
+//! Connections to one side, and what an error of the driver means.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls, Statement};
+
+use super::{PerSide, SideFault, SideId};
+use crate::config::{PoolConfig, SideConfig};
+
+/// The session settings that images and time stamps depend on. `CURRENT_TIMESTAMP` stored in a `TIMESTAMP` column
+/// depends on the time zone; record text depends on the others.
+const SESSION_SETTINGS: &[(&str, &str)] = &[
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "postgres"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "hex"),
+    ("xmlbinary", "base64"),
+    ("default_transaction_isolation", "read\\ committed"),
+    ("synchronous_commit", "on"),
+];
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Transactions of lanes and of repair.
+    Write,
+    /// Statements of readers; the server refuses writes.
+    Read,
+}
+
+/// The driver's settings for one side.
+pub(super) fn pg_config(side: &SideConfig, pool: &PoolConfig, purpose: Purpose) -> tokio_postgres::Config {
+    let mut options = String::new();
+    for (name, value) in SESSION_SETTINGS {
+        options.push_str(&format!("-c {name}={value} "));
+    }
+    let deadline_ms = pool.op_deadline.as_millis();
+    options.push_str(&format!(
+        "-c lock_timeout={} -c statement_timeout={deadline_ms} -c idle_in_transaction_session_timeout={} ",
+        pool.lock_timeout.as_millis(),
+        IDLE_IN_TRANSACTION.as_millis(),
+    ));
+    if purpose == Purpose::Read {
+        options.push_str("-c default_transaction_read_only=on");
+    }
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&side.host)
+        .port(side.port)
+        .dbname(&side.database)
+        .user(&side.user)
+        .application_name(format!("kambana {}", pool.instance))
+        .connect_timeout(pool.probe_deadline)
+        .options(options);
+    if !side.password.expose().is_empty() {
+        config.password(side.password.expose());
+    }
+    config
+}
+
+/// A transaction whose instance was paused must not hold the fence for ever: the server ends it after this long.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
+
+/// A bounded set of connections to one side.
+pub(super) fn pool(
+    side: &SideConfig,
+    config: &PoolConfig,
+    purpose: Purpose,
+    size: usize,
+) -> Result<Pool, String> {
+    let manager = Manager::from_config(
+        pg_config(side, config, purpose),
+        NoTls,
+        ManagerConfig {
+            recycling_method: RecyclingMethod::Verified,
+        },
+    );
+    Pool::builder(manager)
+        .max_size(size)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(config.probe_deadline))
+        .create_timeout(Some(config.probe_deadline))
+        .recycle_timeout(Some(config.probe_deadline))
+        .build()
+        .map_err(|e| e.to_string())
+}
+
+/// What an error means for the attempt that met it.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// The side itself is in trouble.
+    Side(SideFault),
+    /// Nothing is wrong with the side or the statement; the same work may succeed when repeated.
+    Repeat(Repeat),
+    /// The statement is at fault, on every side alike.
+    Rejected(Rejection),
+}
+
+/// Why repeating makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// A lock was not given within `lock_timeout`.
+    Locked,
+    /// Deadlock, serialization failure, a cached plan that no longer fits, an ended idle transaction.
+    Contention,
+    /// The server cancelled the statement at its `statement_timeout`.
+    Cancelled,
+    /// All connections to the side are busy.
+    Busy,
+}
+
+/// PostgreSQL's refusal of a statement.
+#[derive(Debug, Clone)]
+pub(super) struct Rejection {
+    pub sqlstate: String,
+    pub message: String,
+    pub constraint: Option<String>,
+    pub column: Option<String>,
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Failure {
+        let Some(db) = error.as_db_error() else {
+            if error.is_closed() || is_io(&error) {
+                return Failure::Side(SideFault::Down(chain(&error)));
+            }
+            // The driver could not encode a parameter: the caller's value, nothing was sent.
+            return Failure::Rejected(Rejection {
+                sqlstate: "22023".into(),
+                message: chain(&error),
+                constraint: None,
+                column: None,
+            });
+        };
+        let code = db.code();
+        if let Some(fault) = side_fault(code, db.message()) {
+            return Failure::Side(fault);
+        }
+        if *code == SqlState::LOCK_NOT_AVAILABLE {
+            return Failure::Repeat(Repeat::Locked);
+        }
+        if *code == SqlState::QUERY_CANCELED {
+            return Failure::Repeat(Repeat::Cancelled);
+        }
+        let stale_plan = *code == SqlState::FEATURE_NOT_SUPPORTED && db.message().contains("cached plan");
+        if stale_plan
+            || [
+                SqlState::T_R_DEADLOCK_DETECTED,
+                SqlState::T_R_SERIALIZATION_FAILURE,
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+            ]
+            .contains(code)
+        {
+            return Failure::Repeat(Repeat::Contention);
+        }
+        Failure::Rejected(Rejection {
+            sqlstate: code.code().to_owned(),
+            message: db.message().to_owned(),
+            constraint: db.constraint().map(str::to_owned),
+            column: db.column().map(str::to_owned),
+        })
+    }
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Failure {
+        match error {
+            PoolError::Backend(e) => e.into(),
+            PoolError::Timeout(TimeoutType::Wait) => Failure::Repeat(Repeat::Busy),
+            PoolError::Timeout(_) => Failure::Side(SideFault::Silent),
+            other => Failure::Side(SideFault::Down(other.to_string())),
+        }
+    }
+}
+
+/// SQLSTATEs that speak of the server, not of the statement.
+fn side_fault(code: &SqlState, message: &str) -> Option<SideFault> {
+    match code.code() {
+        // operator intervention: shutdown, crash, starting up; but not a cancelled query
+        "57P01" | "57P02" | "57P03" | "57P05" => Some(SideFault::Down(message.to_owned())),
+        // disk full, out of memory, too many connections; system errors; read-only server
+        "25006" | "XX001" | "XX002" => Some(SideFault::Unfit(message.to_owned())),
+        // no such database; login
+        "3D000" | "28000" | "28P01" => Some(SideFault::Refused(message.to_owned())),
+        other if other.starts_with("08") => Some(SideFault::Down(message.to_owned())),
+        other if other.starts_with("53") || other.starts_with("58") => {
+            Some(SideFault::Unfit(message.to_owned()))
+        }
+        _ => None,
+    }
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if inner.is::<std::io::Error>() {
+            return true;
+        }
+        source = inner.source();
+    }
+    // "error connecting", "timeout waiting for server", "error communicating with the server"
+    let text = error.to_string();
+    text.contains("connect") || text.contains("timeout") || text.contains("communicating")
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// One connection of a pool, with a cache of prepared statements.
+///
+/// While it is marked as busy, dropping it closes it instead of giving it back, so that no open transaction ever
+/// returns to a pool.
+pub(super) struct Conn {
+    object: Option<Object>,
+    busy: AtomicBool,
+}
+
+impl Conn {
+    /// Takes a connection.
+    pub async fn open(pool: &Pool) -> Result<Conn, Failure> {
+        Ok(Conn {
+            object: Some(pool.get().await?),
+            busy: AtomicBool::new(false),
+        })
+    }
+
+    /// Says whether a transaction may be open on it.
+    pub fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Release);
+    }
+
+    fn object(&self) -> Result<&Object, Failure> {
+        match &self.object {
+            Some(object) if !object.is_closed() => Ok(object),
+            _ => Err(Failure::Side(SideFault::Down("connection closed".into()))),
+        }
+    }
+
+    /// The driver's client; requests on it are pipelined in the order their futures are first polled.
+    pub fn client(&self) -> Result<&Client, Failure> {
+        Ok(self.object()?)
+    }
+
+    /// A prepared statement, from the cache after the first time.
+    pub async fn prepare(&self, sql: &str) -> Result<Statement, Failure> {
+        Ok(self.object()?.prepare_cached(sql).await?)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if self.busy.load(Ordering::Acquire)
+            && let Some(object) = self.object.take()
+        {
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// One connection to every side, outside the pools; for commands that are not an instance.
+pub(super) async fn connect_all(config: &PoolConfig) -> Result<PerSide<Client>, (SideId, Failure)> {
+    let mut clients = Vec::new();
+    for (side, settings) in config.sides.iter() {
+        let driver = pg_config(settings, config, Purpose::Write);
+        let connected = tokio::time::timeout(COMMAND_CONNECT, driver.connect(NoTls)).await;
+        let (client, connection) = match connected {
+            Ok(Ok(pair)) => pair,
+            Ok(Err(e)) => return Err((side, e.into())),
+            Err(_) => return Err((side, Failure::Side(SideFault::Silent))),
+        };
+        // Ends by itself when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection of a command ended");
+            }
+        });
+        clients.push(client);
+    }
+    let mut clients = clients.into_iter();
+    let count = clients.len();
+    Ok(PerSide::new(count, |_| {
+        clients
+            .next()
+            .unwrap_or_else(|| unreachable!("one client a side"))
+    }))
+}
+
+/// How long a command waits for a server to accept it.
+const COMMAND_CONNECT: Duration = Duration::from_secs(5);
+
+/// A failure as a sentence for a person.
+pub(super) fn words(failure: &Failure) -> String {
+    match failure {
+        Failure::Side(fault) => fault.to_string(),
+        Failure::Repeat(why) => format!("the server is busy ({why:?}); try again"),
+        Failure::Rejected(r) => format!("{} (SQLSTATE {})", r.message, r.sqlstate),
+    }
+}

@@ -1,0 +1,212 @@
+//! Numbered membership: which sides are active. Stored on every side and in one small file per instance.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+use super::SideSet;
+use super::connection::Failure;
+
+/// One membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Epoch {
+    pub n: i64,
+    pub parent: i64,
+    pub members: SideSet,
+    pub generation: Uuid,
+}
+
+impl Epoch {
+    /// The membership after this one.
+    pub fn next(&self, members: SideSet) -> Epoch {
+        Epoch {
+            n: self.n + 1,
+            parent: self.n,
+            members,
+            generation: Uuid::new_v4(),
+        }
+    }
+
+    /// From the columns n, parent, members, generation, starting at `first`.
+    pub fn from_row(row: &Row, first: usize) -> Epoch {
+        Epoch {
+            n: row.get(first),
+            parent: row.get(first + 1),
+            members: SideSet::from_mask(row.get(first + 2)),
+            generation: row.get(first + 3),
+        }
+    }
+}
+
+/// The epoch that one side stores.
+pub(super) async fn read(client: &Client) -> Result<Epoch, Failure> {
+    let row = client
+        .query_one(
+            "-- epoch::read()\nSELECT n, parent, members, generation FROM kambana.epoch",
+            &[],
+        )
+        .await?;
+    Ok(Epoch::from_row(&row, 0))
+}
+
+/// Proof that a transaction on this client holds the fence exclusively: no write of the pool is in flight there.
+pub(super) struct Fence<'a> {
+    client: &'a Client,
+}
+
+impl<'a> Fence<'a> {
+    /// Begins a transaction and takes the fence, waiting at most 100 ms: an exclusive waiter makes every writer behind
+    /// it wait too, so takers come back instead of queueing.
+    ///
+    /// # Errors
+    /// `Repeat::Locked` while writes are in flight; the transaction is rolled back.
+    pub async fn take(client: &'a Client) -> Result<Fence<'a>, Failure> {
+        let taken = client
+            .batch_execute(
+                "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE kambana.fence IN EXCLUSIVE MODE; \
+                 SET LOCAL lock_timeout = '2s'",
+            )
+            .await;
+        if let Err(error) = taken {
+            client.batch_execute("ROLLBACK").await?;
+            return Err(error.into());
+        }
+        Ok(Fence { client })
+    }
+
+    /// The client whose transaction holds the fence.
+    pub fn client(&self) -> &'a Client {
+        self.client
+    }
+
+    /// Stores a membership on this side.
+    pub async fn write(&self, epoch: &Epoch, reason: &str) -> Result<(), Failure> {
+        self.client
+            .execute(
+                "-- epoch::write()\nUPDATE kambana.epoch SET n = $1, parent = $2, members = $3, generation = $4, \
+                 reason = $5, changed_at = now()",
+                &[&epoch.n, &epoch.parent, &epoch.members.mask(), &epoch.generation, &reason],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Commits what was done under the fence and gives it back.
+    pub async fn commit(self) -> Result<(), Failure> {
+        Ok(self.client.batch_execute("COMMIT").await?)
+    }
+
+    /// Gives the fence back with nothing done.
+    pub async fn release(self) -> Result<(), Failure> {
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+}
+
+/// The latest epoch this instance has seen, on its own disk: without it an instance that restarts while the newest
+/// side is away could believe a side that was out.
+pub(super) struct StateFile {
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    lineage: Uuid,
+    epoch: i64,
+    parent: i64,
+    members: i32,
+    generation: Uuid,
+}
+
+impl StateFile {
+    /// The file of one instance; its directory is made.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn open(dir: &Path, instance: &str) -> Result<StateFile, String> {
+        std::fs::create_dir_all(dir).map_err(|e| format!("STATE_DIR {}: {e}", dir.display()))?;
+        let safe: String = instance
+            .chars()
+            .map(|c| if c.is_alphanumeric() { c } else { '_' })
+            .collect();
+        Ok(StateFile {
+            path: dir.join(format!("epoch-{safe}.json")),
+        })
+    }
+
+    /// What was stored for this pool; `None` if nothing was, or only for another pool.
+    ///
+    /// # Errors
+    /// A file that is there but cannot be read: guessing would break the promise it is for.
+    pub fn load(&self, lineage: Uuid) -> Result<Option<Epoch>, String> {
+        let text = match std::fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(format!("{}: {e}", self.path.display())),
+        };
+        let stored: Stored = serde_json::from_str(&text)
+            .map_err(|e| format!("{}: {e}; it is not a state file", self.path.display()))?;
+        Ok((stored.lineage == lineage).then_some(Epoch {
+            n: stored.epoch,
+            parent: stored.parent,
+            members: SideSet::from_mask(stored.members),
+            generation: stored.generation,
+        }))
+    }
+
+    /// Replaces the file and waits for the disk.
+    ///
+    /// # Errors
+    /// The disk's error, with the path.
+    pub fn store(&self, lineage: Uuid, epoch: &Epoch) -> Result<(), String> {
+        let stored = Stored {
+            lineage,
+            epoch: epoch.n,
+            parent: epoch.parent,
+            members: epoch.members.mask(),
+            generation: epoch.generation,
+        };
+        let write = || -> std::io::Result<()> {
+            let fresh = self.path.with_extension("new");
+            let mut file = std::fs::File::create(&fresh)?;
+            file.write_all(
+                serde_json::to_string(&stored)
+                    .map_err(std::io::Error::other)?
+                    .as_bytes(),
+            )?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &self.path)?;
+            match self.path.parent() {
+                Some(dir) => std::fs::File::open(dir)?.sync_all(),
+                None => Ok(()),
+            }
+        };
+        write().map_err(|e| format!("{}: {e}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_file_keeps_an_epoch_of_its_own_pool_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = StateFile::open(dir.path(), "web/1").unwrap();
+        let (ours, other) = (Uuid::new_v4(), Uuid::new_v4());
+        assert_eq!(file.load(ours).unwrap(), None);
+        let epoch = Epoch {
+            n: 3,
+            parent: 2,
+            members: SideSet::first(2),
+            generation: Uuid::new_v4(),
+        };
+        file.store(ours, &epoch).unwrap();
+        assert_eq!(file.load(ours).unwrap(), Some(epoch));
+        assert_eq!(file.load(other).unwrap(), None);
+        std::fs::write(dir.path().join("epoch-web_1.json"), "{").unwrap();
+        assert!(file.load(ours).is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! Health of one side: a heartbeat row that is written and read back, and now and then over a fresh connection.
+//!
+//! A frozen server accepts bytes and says nothing: only a deadline sees it. A frozen postmaster leaves open
+//! connections working: only a fresh connection sees it. `SELECT 1` sees neither a full disk nor a read-only server.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::time::timeout;
+use tokio_postgres::{Client, NoTls};
+
+use super::connection::{Failure, Purpose, pg_config, words};
+use super::epoch::{self, Epoch};
+use super::pool::Inner;
+use super::{SideFault, SideId, catalog, install};
+
+/// Every so many heartbeats one goes over a fresh connection.
+const FRESH_EVERY: u64 = 4;
+
+/// Every so many heartbeats identity, settings and schema are looked at again (about a minute).
+const FIT_EVERY: u64 = 240;
+
+/// What the last probe found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Health {
+    /// Number of finished probes; 0 means nothing is known yet.
+    pub rounds: u64,
+    pub fault: Option<SideFault>,
+    /// The epoch this side stores; kept while it does not answer.
+    pub epoch: Option<Epoch>,
+    pub heartbeat_ms: Option<f64>,
+    pub seen_at: Option<SystemTime>,
+    pub server_version: Option<String>,
+    /// Journal rows that wait for another side and have waited for longer than a write takes.
+    pub leftovers: bool,
+}
+
+impl Health {
+    /// Whether it answered the last probe and may be used.
+    pub fn is_well(&self) -> bool {
+        self.rounds > 0 && self.fault.is_none()
+    }
+}
+
+/// One probe of one side.
+struct Prober {
+    inner: Arc<Inner>,
+    side: SideId,
+    client: Option<Client>,
+    beats: u64,
+}
+
+struct Beat {
+    epoch: Epoch,
+    server_version: String,
+    leftovers: bool,
+}
+
+const BEAT_SQL: &str = "-- health::beat()
+WITH h AS (
+    INSERT INTO kambana.heartbeat AS h (instance, beat, at) VALUES ($1, $2, clock_timestamp())
+    ON CONFLICT (instance) DO UPDATE SET beat = EXCLUDED.beat, at = EXCLUDED.at RETURNING beat)
+SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_version'),
+    EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0)
+    OR EXISTS (SELECT FROM kambana.lane l JOIN kambana.op o ON o.lane = l.lane
+        AND o.batch > (SELECT min(coalesce(l.confirmed[i + 1], 0)) FROM generate_series(0, 15) AS i
+                       WHERE e.members & (1 << i) <> 0)
+        WHERE NOT l.closed AND o.at < clock_timestamp() - interval '2 s')
+FROM h, kambana.epoch e";
+
+impl Prober {
+    async fn connect(&self) -> Result<Client, Failure> {
+        let config = &self.inner.config;
+        let (client, connection) = pg_config(&config.sides[self.side], config, Purpose::Write)
+            .connect(NoTls)
+            .await?;
+        let side = self.side;
+        // Ends by itself when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%side, %error, "heartbeat connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    async fn beat(&mut self, fresh: bool) -> Result<Beat, Failure> {
+        if fresh || self.client.is_none() {
+            self.client = Some(self.connect().await?);
+        }
+        let Some(client) = &self.client else {
+            return Err(Failure::Side(SideFault::Silent));
+        };
+        if !self.inner.health(self.side).is_well() || self.beats.is_multiple_of(FIT_EVERY) {
+            self.check_fit(client).await?;
+        }
+        let beat = self.beats as i64;
+        let row = client
+            .query_one(BEAT_SQL, &[&self.inner.config.instance, &beat])
+            .await?;
+        if row.get::<_, i64>(0) != beat {
+            return Err(Failure::Side(SideFault::Unfit(
+                "a heartbeat was written but not read back".into(),
+            )));
+        }
+        Ok(Beat {
+            epoch: Epoch::from_row(&row, 1),
+            server_version: row.get(5),
+            leftovers: row.get(6),
+        })
+    }
+
+    /// Whether this database may be used as this side at all.
+    async fn check_fit(&self, client: &Client) -> Result<(), Failure> {
+        let unfit = |why: String| Failure::Side(SideFault::Unfit(why));
+        if let Some(reason) = install::unsafe_settings(client).await? {
+            return Err(unfit(reason));
+        }
+        let Some(identity) = install::identity(client).await? else {
+            return Err(unfit(
+                "schema kambana is missing: this is a new or emptied database; run `kambana init` on a fresh pair".into(),
+            ));
+        };
+        let lineage = *self.inner.lineage.get_or_init(|| identity.lineage);
+        if let Some(reason) = install::wrong_identity(&identity, self.side, lineage) {
+            return Err(unfit(reason));
+        }
+        let found = catalog::fingerprint(client).await?;
+        match self.inner.reference() {
+            Some((leader, reference)) if leader != self.side => match catalog::difference(&reference, &found)
+            {
+                Some(difference) => Err(unfit(difference)),
+                None => Ok(()),
+            },
+            _ => match found.iter().find(|(_, structure)| structure.is_none()) {
+                Some((table, _)) => Err(unfit(format!("table {table} or its capture trigger is missing"))),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// One probe; a failure is confirmed over a fresh connection before it counts.
+    async fn round(&mut self) {
+        self.beats += 1;
+        let deadline = self.inner.config.probe_deadline;
+        let started = Instant::now();
+        let fresh = self.beats.is_multiple_of(FRESH_EVERY);
+        let mut result = timeout(deadline, self.beat(fresh)).await;
+        if !matches!(result, Ok(Ok(_))) {
+            self.client = None;
+            result = timeout(deadline / 2, self.beat(true)).await;
+        }
+        let outcome = match result {
+            Ok(Ok(beat)) => Ok(beat),
+            Ok(Err(Failure::Side(fault))) => Err(fault),
+            Ok(Err(failure)) => Err(SideFault::Unfit(words(&failure))),
+            Err(_) => Err(SideFault::Silent),
+        };
+        if outcome.is_err() {
+            self.client = None;
+        }
+        let side = self.side;
+        self.inner.sides[side].health.send_modify(|health| {
+            health.rounds += 1;
+            match outcome {
+                Ok(beat) => {
+                    if health.fault.take().is_some() {
+                        tracing::info!(%side, "side answers again");
+                    }
+                    health.epoch = Some(beat.epoch);
+                    health.leftovers = beat.leftovers;
+                    health.server_version = Some(beat.server_version);
+                    health.heartbeat_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
+                    health.seen_at = Some(SystemTime::now());
+                }
+                Err(fault) => {
+                    if health.fault.as_ref() != Some(&fault) {
+                        tracing::warn!(%side, %fault, "side is in trouble");
+                    }
+                    health.fault = Some(fault);
+                }
+            }
+        });
+        self.inner.stir.notify_one();
+    }
+}
+
+/// The named background task `health <side>`: probes until the pool closes.
+pub(super) async fn run(inner: Arc<Inner>, side: SideId) {
+    let mut prober = Prober {
+        inner: Arc::clone(&inner),
+        side,
+        client: None,
+        beats: 0,
+    };
+    loop {
+        prober.round().await;
+        tokio::select! {
+            () = tokio::time::sleep(inner.config.probe_interval) => {}
+            () = inner.sides[side].doubted.notified() => {}
+            () = inner.closed() => return,
+        }
+    }
+}
+
+/// The epoch of a side over its own connection, for decisions that cannot wait for the next heartbeat.
+pub(super) async fn current_epoch(inner: &Inner, side: SideId) -> Result<Epoch, Failure> {
+    let conn = super::connection::Conn::open(&inner.sides[side].writes).await?;
+    epoch::read(conn.client()?).await
+}

@@ -1,0 +1,103 @@
+-- Objects of the pool, in a schema of their own. Installed by an ordinary owner role; safe to run again.
+CREATE SCHEMA IF NOT EXISTS kambana;
+COMMENT ON SCHEMA kambana IS 'Kambana: keeps this database identical to its twins; do not write here';
+
+CREATE TABLE IF NOT EXISTS kambana.identity (
+    one      boolean PRIMARY KEY DEFAULT true CHECK (one),
+    side     text   NOT NULL,              -- a, b, …
+    lineage  uuid   NOT NULL,              -- the same on every side of one pool
+    version  integer NOT NULL              -- of this schema
+);
+COMMENT ON TABLE kambana.identity IS 'Which side of which pool this database is';
+
+CREATE TABLE IF NOT EXISTS kambana.epoch (
+    one        boolean PRIMARY KEY DEFAULT true CHECK (one),
+    n          bigint  NOT NULL,
+    parent     bigint  NOT NULL,
+    members    integer NOT NULL,           -- bit mask of active sides, bit 0 is side a
+    generation uuid    NOT NULL,           -- on a side being caught up: the token of its repairer
+    reason     text    NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE kambana.epoch IS 'The membership this side knows; every write checks it';
+
+CREATE TABLE IF NOT EXISTS kambana.fence ();
+COMMENT ON TABLE kambana.fence IS 'Locked in shared mode by every write, exclusively by membership changes';
+
+CREATE TABLE IF NOT EXISTS kambana.lane (
+    lane      bigint PRIMARY KEY,
+    instance  text     NOT NULL,
+    confirmed bigint[] NOT NULL,           -- per side: the last batch whose COMMIT it answered
+    closed    boolean  NOT NULL DEFAULT false
+) WITH (fillfactor = 50);
+COMMENT ON TABLE kambana.lane IS 'Writers; a journal row is open for a side while its batch is above confirmed';
+
+CREATE TABLE IF NOT EXISTS kambana.op (
+    op      uuid PRIMARY KEY,
+    digest  bigint  NOT NULL,              -- tells two requests under one name apart
+    lane    bigint  NOT NULL,
+    batch   bigint  NOT NULL,
+    epoch   bigint  NOT NULL,
+    applied boolean NOT NULL DEFAULT true, -- false: a tombstone, this operation never happens
+    xid     xid8    NOT NULL DEFAULT pg_current_xact_id(),
+    result  text,                          -- what the closure of a transaction returned, JSON
+    at      timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS op_batch ON kambana.op (lane, batch);
+COMMENT ON TABLE kambana.op IS 'Operations by name: a repeated request finds its first outcome here';
+
+CREATE TABLE IF NOT EXISTS kambana.journal (
+    n       bigint GENERATED ALWAYS AS IDENTITY,
+    lane    bigint NOT NULL,               -- 0: a foreign write that no twin has yet
+    batch   bigint NOT NULL,
+    op      uuid   NOT NULL,
+    tbl     text   NOT NULL,
+    kind    "char" NOT NULL,               -- I, U, D, T (truncate)
+    key     text   NOT NULL,               -- record text of the primary key, after the change
+    old_key text,                          -- before the change, where it differs
+    image   text,                          -- record text of the row after the change, columns by name
+    xid     xid8   NOT NULL DEFAULT pg_current_xact_id(),
+    at      timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS journal_batch ON kambana.journal (lane, batch);
+CREATE INDEX IF NOT EXISTS journal_foreign ON kambana.journal (tbl, key) WHERE lane = 0;
+COMMENT ON TABLE kambana.journal IS 'Compensation journal: every captured row change';
+
+CREATE TABLE IF NOT EXISTS kambana.conflict (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tbl        text NOT NULL,
+    key        text NOT NULL,
+    kept_side  text NOT NULL,
+    kept_image text,                       -- NULL: the row does not exist there
+    lost_side  text NOT NULL,
+    lost_image text,
+    lost_op    uuid NOT NULL,
+    at         timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE kambana.conflict IS 'Both images of every row that was changed differently on two sides';
+
+CREATE TABLE IF NOT EXISTS kambana.watched (
+    tbl text PRIMARY KEY
+);
+COMMENT ON TABLE kambana.watched IS 'Tables kept identical';
+
+CREATE TABLE IF NOT EXISTS kambana.heartbeat (
+    instance text PRIMARY KEY,
+    beat     bigint NOT NULL,
+    at       timestamptz NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE kambana.heartbeat IS 'Written and read back by every instance''s health probe';
+
+CREATE TABLE IF NOT EXISTS kambana.repair (
+    side   text PRIMARY KEY,               -- the side being repaired
+    holder text NOT NULL,
+    until  timestamptz NOT NULL            -- by this server's own clock
+);
+COMMENT ON TABLE kambana.repair IS 'Lease: one repairer of a side at a time';
+
+CREATE OR REPLACE FUNCTION kambana.max_each(bigint[], bigint[]) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT array_agg(greatest(coalesce(x, 0), coalesce(y, 0)) ORDER BY i)
+          FROM unnest($1, $2) WITH ORDINALITY AS u(x, y, i) $$;
+
+REVOKE ALL ON SCHEMA kambana FROM PUBLIC;

@@ -1,0 +1,454 @@
+//! Who is active: the decision is a pure function, the task performs it.
+//!
+//! Votes of more than half (DESIGN section 4) belong here, before an epoch is changed: `eject` is the place that
+//! would gather grants.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::catch_up::{self, Caught};
+use super::connection::{Conn, Failure, words};
+use super::epoch::{self, Epoch, Fence};
+use super::merge::{self, Purpose};
+use super::pool::Inner;
+use super::{NotApplied, PerSide, SideId, SideSet, health, sequences};
+
+/// The task looks again after this long even if nothing stirred.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Pause before a repair that failed is tried again.
+const REPAIR_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long an ejection tries to get the fence of the survivor.
+const EJECT_DEADLINE: Duration = Duration::from_secs(4);
+
+/// What is seen of one side.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    well: bool,
+    epoch: Option<Epoch>,
+    leftovers: bool,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    /// Everything is as it should be.
+    Rest,
+    /// A side knows a newer epoch.
+    Adopt(Epoch),
+    /// No side may be written.
+    Refuse(NotApplied),
+    /// These members are in trouble; others go on without them.
+    Eject(SideSet),
+    /// A member has not stored the epoch it is a member of.
+    Align(SideId),
+    /// A side that is out answers again.
+    CatchUp(SideId),
+    /// Something on an active side waits for another.
+    Sweep,
+}
+
+/// Decides from the epoch this instance knows and what it sees of each side.
+///
+/// The data rule: only a side that stores the latest known epoch and is a member of it may be written. A side that was
+/// out when the last write was made stores an older epoch.
+fn next(epoch: &Epoch, sides: &PerSide<Seen>) -> Action {
+    let newest = sides
+        .iter()
+        .filter(|(_, s)| s.well)
+        .filter_map(|(_, s)| s.epoch)
+        .max_by_key(|e| e.n);
+    if let Some(newest) = newest
+        && newest.n > epoch.n
+    {
+        return Action::Adopt(newest);
+    }
+    let well: SideSet = sides
+        .iter()
+        .filter(|(_, s)| s.well)
+        .map(|(side, _)| side)
+        .collect();
+    let current = |side: &SideId| sides[*side].epoch.is_some_and(|e| e.n == epoch.n);
+    let authority: SideSet = epoch.members.and(well).iter().filter(current).collect();
+    if authority.is_empty() {
+        return Action::Refuse(
+            well.iter()
+                .next()
+                .map_or(NotApplied::NoSide, NotApplied::NoAuthority),
+        );
+    }
+    let dead = epoch.members.minus(well);
+    if !dead.is_empty() {
+        return Action::Eject(dead);
+    }
+    if let Some(side) = epoch.members.minus(authority).iter().next() {
+        return Action::Align(side);
+    }
+    if let Some(side) = well.minus(epoch.members).iter().next() {
+        return Action::CatchUp(side);
+    }
+    match epoch.members.iter().any(|side| sides[side].leftovers) {
+        true => Action::Sweep,
+        false => Action::Rest,
+    }
+}
+
+fn look(inner: &Inner) -> PerSide<Seen> {
+    inner.sides.map(|_, side| {
+        let health = side.health.borrow();
+        Seen {
+            well: health.is_well(),
+            epoch: health.epoch,
+            leftovers: health.leftovers,
+        }
+    })
+}
+
+/// A repair in progress beside the decisions.
+struct Repair {
+    handle: JoinHandle<Result<(), (SideId, Failure)>>,
+    what: String,
+}
+
+/// The named background task `membership`.
+pub(super) async fn run(inner: Arc<Inner>) {
+    if let Some(lineage) = inner.lineage.get() {
+        match inner.state_file.load(*lineage) {
+            Ok(Some(stored)) => inner.view.send_modify(|view| view.epoch = stored),
+            Ok(None) => {}
+            Err(error) => inner.event(format!(
+                "the state file cannot be used, the sides are asked instead: {error}"
+            )),
+        }
+    }
+    let mut repair: Option<Repair> = None;
+    let mut not_before = Instant::now();
+    let mut last_failure = String::new();
+    loop {
+        if let Some(ended) = repair.take_if(|r| r.handle.is_finished()) {
+            match ended.handle.await {
+                Ok(Ok(())) => last_failure.clear(),
+                Ok(Err((side, failure))) => {
+                    not_before = Instant::now() + REPAIR_PAUSE;
+                    let text = format!("{} failed at side {side}: {}", ended.what, words(&failure));
+                    if !matches!(failure, Failure::Repeat(_)) && text != last_failure {
+                        inner.event(&text);
+                        last_failure = text;
+                    }
+                    inner.doubt(side);
+                }
+                Err(error) => inner.event(format!("{} ended in a panic: {error}", ended.what)),
+            }
+            inner.view.send_modify(|view| view.catching_up = None);
+        }
+        step(&inner, &mut repair, not_before).await;
+        tokio::select! {
+            () = inner.stir.notified() => {}
+            () = tokio::time::sleep(TICK) => {}
+            () = inner.closed() => break,
+        }
+    }
+    if let Some(repair) = repair {
+        repair.handle.abort();
+    }
+}
+
+/// One decision and what follows from it.
+async fn step(inner: &Arc<Inner>, repair: &mut Option<Repair>, not_before: Instant) {
+    let epoch = inner.view().epoch;
+    let action = next(&epoch, &look(inner));
+    if !matches!(action, Action::Refuse(_) | Action::Adopt(_)) {
+        allow(inner, &epoch).await;
+    }
+    match action {
+        Action::Rest => {}
+        Action::Adopt(newer) => {
+            adopt(inner, newer).await;
+            inner.stir.notify_one();
+        }
+        Action::Refuse(reason) => refuse(inner, reason),
+        Action::Eject(dead) => match eject(inner, &epoch, dead).await {
+            Ok(()) => inner.stir.notify_one(),
+            Err((side, failure)) => {
+                tracing::warn!(%side, why = words(&failure), "an ejection did not succeed yet");
+                inner.doubt(side);
+            }
+        },
+        Action::Align(_) | Action::CatchUp(_) | Action::Sweep => {
+            if repair.is_none() && Instant::now() >= not_before {
+                *repair = Some(start_repair(inner, epoch, &action));
+            }
+        }
+    }
+}
+
+fn start_repair(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair {
+    let leader = epoch.members.leader();
+    let (what, side) = match action {
+        Action::CatchUp(side) => (format!("catch-up of side {side}"), Some(*side)),
+        Action::Align(side) => (format!("finishing the readmission of side {side}"), Some(*side)),
+        _ => ("the sweep".to_owned(), None),
+    };
+    if matches!(action, Action::CatchUp(_)) {
+        inner.view.send_modify(|view| view.catching_up = side);
+    }
+    let purpose_is_align = matches!(action, Action::Align(_));
+    let task = {
+        let inner = Arc::clone(inner);
+        async move {
+            let done = match (leader, side) {
+                (Some(leader), Some(side)) if purpose_is_align => {
+                    merge::merge(&inner, &epoch, leader, side, Purpose::Align).await?;
+                    note_epoch(&inner, SideSet::EMPTY.with(side), epoch);
+                    inner.event(format!("side {side} stores the current epoch again"));
+                    Ok(())
+                }
+                (Some(leader), Some(side)) => {
+                    match catch_up::catch_up(&inner, &epoch, leader, side).await? {
+                        Caught::Up { epoch, keys } => {
+                            note_epoch(&inner, SideSet::EMPTY.with(leader).with(side), epoch);
+                            adopt(&inner, epoch).await;
+                            inner.event(format!(
+                                "side {side} is up to date ({keys} keys copied) and active again"
+                            ));
+                        }
+                        Caught::ByAnother => tracing::debug!(%side, "another instance is catching it up"),
+                    }
+                    Ok(())
+                }
+                _ => {
+                    let copied = merge::sweep(&inner, &epoch).await?;
+                    if copied > 0 {
+                        inner.event(format!(
+                            "{copied} rows that were on one side only were brought together"
+                        ));
+                    }
+                    Ok(())
+                }
+            };
+            inner.stir.notify_one();
+            done
+        }
+    };
+    Repair {
+        handle: tokio::spawn(task),
+        what,
+    }
+}
+
+/// Sides that have just stored this epoch, so that the next decision need not wait for their heartbeats.
+fn note_epoch(inner: &Inner, sides: SideSet, epoch: Epoch) {
+    for side in sides.iter() {
+        inner.sides[side].health.send_modify(|health| {
+            health.epoch = Some(epoch);
+            health.leftovers = false;
+        });
+    }
+}
+
+/// Makes an epoch the current one of this instance: first on its disk, then for its writers.
+async fn adopt(inner: &Inner, epoch: Epoch) {
+    if let Some(lineage) = inner.lineage.get()
+        && let Err(error) = inner.state_file.store(*lineage, &epoch)
+    {
+        inner.event(format!(
+            "the epoch cannot be kept on this instance's disk: {error}"
+        ));
+    }
+    let changed = inner.view.send_if_modified(|view| {
+        let newer = epoch.n > view.epoch.n;
+        if newer {
+            view.epoch = epoch;
+        }
+        newer
+    });
+    if changed {
+        inner.event(format!("epoch {}: active sides {}", epoch.n, epoch.members));
+    }
+}
+
+/// Accepts writes, once the structure of the tables is known.
+async fn allow(inner: &Inner, epoch: &Epoch) {
+    let Some(leader) = epoch.members.and(inner.well()).leader() else {
+        return;
+    };
+    if (inner.catalog().is_empty() || inner.reference().map(|(side, _)| side) != Some(leader))
+        && let Err(failure) = inner.load_catalog(leader).await
+    {
+        tracing::warn!(side = %leader, why = words(&failure), "the watched tables cannot be read");
+        return inner.doubt(leader);
+    }
+    let changed = inner.view.send_if_modified(|view| view.refusal.take().is_some());
+    if changed {
+        inner.event("writes are accepted");
+    }
+}
+
+fn refuse(inner: &Inner, reason: NotApplied) {
+    let changed = inner.view.send_if_modified(|view| {
+        let changed = view.refusal.as_ref() != Some(&reason);
+        view.refusal = Some(reason.clone());
+        changed
+    });
+    if changed {
+        inner.event(format!("writes are refused: {reason}"));
+    }
+}
+
+/// Writes the next epoch, without the dead sides, on every survivor under its fence. If we die after the first, the
+/// others are members that have not stored it yet: anyone aligns them.
+async fn eject(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideId, Failure)> {
+    let survivors = epoch.members.minus(dead);
+    let next = epoch.next(survivors);
+    let why: Vec<String> = dead
+        .iter()
+        .filter_map(|side| Some(format!("side {side} {}", inner.health(side).fault?)))
+        .collect();
+    let reason = why.join("; ");
+    for side in survivors.iter() {
+        let conn = Conn::open(&inner.sides[side].writes)
+            .await
+            .map_err(|f| (side, f))?;
+        conn.set_busy(true);
+        let client = conn.client().map_err(|f| (side, f))?;
+        let until = Instant::now() + EJECT_DEADLINE;
+        let fence = loop {
+            match Fence::take(client).await {
+                Ok(fence) => break fence,
+                Err(Failure::Repeat(_)) if Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(failure) => return Err((side, failure)),
+            }
+        };
+        let stored = epoch::read(client).await.map_err(|f| (side, f))?;
+        if stored.n > epoch.n {
+            fence.release().await.map_err(|f| (side, f))?;
+            conn.set_busy(false);
+            note_epoch(inner, SideSet::EMPTY.with(side), stored);
+            adopt(inner, stored).await;
+            return Ok(());
+        }
+        fence.write(&next, &reason).await.map_err(|f| (side, f))?;
+        if Some(side) == survivors.leader() {
+            sequences::align(client, side, inner.sides.count())
+                .await
+                .map_err(|f| (side, f))?;
+        }
+        fence.commit().await.map_err(|f| (side, f))?;
+        conn.set_busy(false);
+        note_epoch(inner, SideSet::EMPTY.with(side), next);
+    }
+    inner.event(format!("{reason}; going on with {survivors}"));
+    adopt(inner, next).await;
+    Ok(())
+}
+
+impl Inner {
+    /// Asks the sides for their epochs now and adopts a newer one: a writer has met an epoch it does not know.
+    pub async fn refresh(&self) {
+        for side in self.well().iter() {
+            let asked =
+                tokio::time::timeout(self.config.probe_interval, health::current_epoch(self, side)).await;
+            if let Ok(Ok(found)) = asked
+                && found.n > self.view.borrow().epoch.n
+            {
+                note_epoch(self, SideSet::EMPTY.with(side), found);
+                adopt(self, found).await;
+            }
+        }
+        self.stir.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &str) -> SideSet {
+        names
+            .chars()
+            .map(|c| c.to_string().parse::<SideId>().unwrap())
+            .collect()
+    }
+
+    fn epoch(n: i64, members: &str) -> Epoch {
+        Epoch {
+            n,
+            parent: n - 1,
+            members: set(members),
+            generation: uuid::Uuid::nil(),
+        }
+    }
+
+    /// Each side as `(well, n, members)`.
+    fn sides(seen: &[(bool, i64, &str)]) -> PerSide<Seen> {
+        PerSide::new(seen.len(), |side| {
+            let (well, n, members) = seen[side.index()];
+            Seen {
+                well,
+                epoch: (n > 0).then(|| epoch(n, members)),
+                leftovers: false,
+            }
+        })
+    }
+
+    #[test]
+    fn decisions() {
+        let (a, b): (SideId, SideId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        for (known, seen, action) in [
+            (epoch(1, "ab"), [(true, 1, "ab"), (true, 1, "ab")], Action::Rest),
+            (
+                epoch(0, ""),
+                [(true, 4, "ab"), (false, 0, "")],
+                Action::Adopt(epoch(4, "ab")),
+            ),
+            (
+                epoch(1, "ab"),
+                [(true, 1, "ab"), (false, 1, "ab")],
+                Action::Eject(set("b")),
+            ),
+            (
+                epoch(1, "ab"),
+                [(false, 1, "ab"), (true, 1, "ab")],
+                Action::Eject(set("a")),
+            ),
+            (
+                epoch(1, "ab"),
+                [(false, 1, "ab"), (false, 1, "ab")],
+                Action::Refuse(NotApplied::NoSide),
+            ),
+            (
+                epoch(2, "b"),
+                [(true, 1, "ab"), (true, 2, "b")],
+                Action::CatchUp(a),
+            ),
+            // The side that was out must not serve alone, however well it is.
+            (
+                epoch(2, "b"),
+                [(true, 1, "ab"), (false, 0, "")],
+                Action::Refuse(NotApplied::NoAuthority(a)),
+            ),
+            // A readmission that was written on the survivor only.
+            (
+                epoch(3, "ab"),
+                [(true, 3, "ab"), (true, 2, "a")],
+                Action::Align(b),
+            ),
+            (
+                epoch(3, "ab"),
+                [(false, 0, ""), (true, 2, "a")],
+                Action::Refuse(NotApplied::NoAuthority(b)),
+            ),
+        ] {
+            assert_eq!(next(&known, &sides(&seen)), action, "{known:?} {seen:?}");
+        }
+        let mut leftovers = sides(&[(true, 1, "ab"), (true, 1, "ab")]);
+        leftovers[b].leftovers = true;
+        assert_eq!(next(&epoch(1, "ab"), &leftovers), Action::Sweep);
+    }
+}

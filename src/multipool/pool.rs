@@ -1,0 +1,600 @@
+//! The pool: connections, what is known, and the public doors.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use deadpool_postgres::Pool;
+use futures::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::catalog::{Catalog, Fingerprint};
+use super::connection::{self, Conn, Failure, Purpose, Repeat};
+use super::epoch::{Epoch, StateFile};
+use super::health::{self, Health};
+use super::write::{Job, Lane, Work};
+use super::{
+    Applied, Change, ConnectError, Event, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
+    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, membership, trim,
+};
+use crate::config::{PoolConfig, ReadFrom};
+
+/// Two or more ordinary PostgreSQL databases behind one door. Cheap to clone; all clones are one pool.
+#[derive(Clone)]
+pub struct MultiPool {
+    inner: Arc<Inner>,
+}
+
+/// One side's connections and what is known about it.
+pub(super) struct Side {
+    pub reads: Pool,
+    pub writes: Pool,
+    pub health: watch::Sender<Health>,
+    /// Asks for a probe now.
+    pub doubted: Notify,
+    /// Keys copied in the current catch-up.
+    pub caught_up_keys: watch::Sender<u64>,
+    pub open_rows: watch::Sender<Option<i64>>,
+}
+
+/// What writers act on.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// `n` is 0 until a membership is known.
+    pub epoch: Epoch,
+    /// Why writes are refused, if they are.
+    pub refusal: Option<NotApplied>,
+    /// The side being caught up.
+    pub catching_up: Option<SideId>,
+}
+
+/// Shared by the doors and the background tasks.
+pub(super) struct Inner {
+    pub config: PoolConfig,
+    pub sides: PerSide<Side>,
+    pub lineage: OnceLock<Uuid>,
+    pub view: watch::Sender<View>,
+    pub state_file: StateFile,
+    /// Wakes the membership task.
+    pub stir: Notify,
+    pub closing: watch::Sender<bool>,
+    queue: mpsc::Sender<Job>,
+    catalog: Mutex<Known>,
+    pending: Mutex<HashSet<OpId>>,
+    events: Mutex<VecDeque<Event>>,
+    tasks: Mutex<Vec<(String, JoinHandle<()>)>>,
+}
+
+/// The structure of the watched tables, as the leader has it.
+#[derive(Default)]
+struct Known {
+    catalog: Arc<Catalog>,
+    leader: Option<SideId>,
+    fingerprint: Arc<Fingerprint>,
+}
+
+/// How many events are kept for the status page.
+const MAX_EVENTS: usize = 100;
+
+/// How long a write waits for a leader before it is answered "not applied": a freeze is healed in less.
+const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How much longer than its deadline a caller waits for the task that runs its operation.
+const ANSWER_GRACE: Duration = Duration::from_millis(1500);
+
+/// How long `close` waits for each background task.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while holding one of these leaves plain data that is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    pub fn health(&self, side: SideId) -> Health {
+        self.sides[side].health.borrow().clone()
+    }
+
+    /// The sides whose last probe was good.
+    pub fn well(&self) -> SideSet {
+        self.sides
+            .ids()
+            .filter(|side| self.sides[*side].health.borrow().is_well())
+            .collect()
+    }
+
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&lock(&self.catalog).catalog)
+    }
+
+    /// The structure every side is held against, and the side it was read from.
+    pub fn reference(&self) -> Option<(SideId, Arc<Fingerprint>)> {
+        let known = lock(&self.catalog);
+        known
+            .leader
+            .map(|leader| (leader, Arc::clone(&known.fingerprint)))
+    }
+
+    /// Reads the watched tables from a side.
+    pub async fn load_catalog(&self, side: SideId) -> Result<(), Failure> {
+        let conn = Conn::open(&self.sides[side].writes).await?;
+        let catalog = super::catalog::load(conn.client()?).await?;
+        let fingerprint = super::catalog::fingerprint(conn.client()?).await?;
+        *lock(&self.catalog) = Known {
+            catalog: Arc::new(catalog),
+            leader: Some(side),
+            fingerprint: Arc::new(fingerprint),
+        };
+        Ok(())
+    }
+
+    /// Records what happened, for the log and the status page.
+    pub fn event(&self, what: impl Into<String>) {
+        let (what, epoch) = (what.into(), self.view.borrow().epoch.n);
+        tracing::info!(epoch, "{what}");
+        let mut events = lock(&self.events);
+        if events.len() == MAX_EVENTS {
+            events.pop_front();
+        }
+        events.push_back(Event {
+            at: SystemTime::now(),
+            epoch,
+            what,
+        });
+    }
+
+    /// Asks for a probe of a side that made trouble.
+    pub fn doubt(&self, side: SideId) {
+        self.sides[side].doubted.notify_one();
+        self.stir.notify_one();
+    }
+
+    /// Resolves when a member of `members` is known to be in trouble.
+    pub async fn trouble(&self, members: SideSet) -> (SideId, SideFault) {
+        let mut watches: Vec<_> = members
+            .iter()
+            .map(|side| (side, self.sides[side].health.subscribe()))
+            .collect();
+        loop {
+            for (side, health) in &mut watches {
+                if let Some(fault) = &health.borrow_and_update().fault {
+                    return (*side, fault.clone());
+                }
+            }
+            let changed = watches.iter_mut().map(|(_, health)| Box::pin(health.changed()));
+            futures::future::select_all(changed).await.0.unwrap_or_default();
+        }
+    }
+
+    /// Waits until the view or the health of a side changes, or `patience` is over.
+    pub async fn wait_change(&self, side: SideId, patience: Duration) {
+        let (mut view, mut health) = (self.view.subscribe(), self.sides[side].health.subscribe());
+        let _ = timeout(patience, async {
+            tokio::select! {
+                _ = view.changed() => {}
+                _ = health.changed() => {}
+            }
+        })
+        .await;
+    }
+
+    /// The membership to write to, once writes are accepted.
+    pub async fn writable(&self, deadline: Instant) -> Result<Epoch, NotApplied> {
+        let mut view = self.view.subscribe();
+        let patience = deadline.min(Instant::now() + LEADER_PATIENCE);
+        let waited = timeout_at(patience, async {
+            tokio::select! {
+                found = view.wait_for(|v| v.epoch.n > 0 && v.refusal.is_none()) => found.ok().map(|v| v.epoch),
+                () = self.closed() => None,
+            }
+        })
+        .await;
+        match waited {
+            Ok(Some(epoch)) => Ok(epoch),
+            Ok(None) => Err(NotApplied::Closing),
+            Err(_) => Err(self.view.borrow().refusal.clone().unwrap_or(NotApplied::NoSide)),
+        }
+    }
+
+    /// Resolves when the pool is being closed.
+    pub async fn closed(&self) {
+        // An error would mean that the sender is gone, and it lives as long as `self`.
+        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
+    }
+
+    pub fn forget_pending(&self, op: OpId) {
+        lock(&self.pending).remove(&op);
+    }
+
+    fn spawn(self: &Arc<Self>, name: String, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = tokio::spawn(task);
+        lock(&self.tasks).push((name, handle));
+    }
+}
+
+impl MultiPool {
+    /// Connects to every side, checks that they are twins, and starts the background tasks. A side that does not
+    /// answer is left out and caught up later; a side that answers but does not belong here is an error.
+    ///
+    /// # Errors
+    /// Wrong identity or lineage, unsafe settings, missing schema, refused login, unreadable state file: by side and
+    /// with what to do.
+    pub async fn connect(config: PoolConfig) -> Result<MultiPool, ConnectError> {
+        if config.sides.count() < 2 {
+            return Err(ConnectError(
+                "a pool needs at least two databases (DB1_* and DB2_*)".into(),
+            ));
+        }
+        let state_file = StateFile::open(&config.state_dir, &config.instance).map_err(ConnectError)?;
+        let mut sides = Vec::new();
+        for (side, settings) in config.sides.iter() {
+            let bad = |why| ConnectError(format!("side {side}: {why}"));
+            // Lanes, the repairer, and a few for status and trimming.
+            let writes = config.write_lanes + 6;
+            sides.push(Side {
+                reads: connection::pool(settings, &config, Purpose::Read, config.pool_size).map_err(bad)?,
+                writes: connection::pool(settings, &config, Purpose::Write, writes).map_err(bad)?,
+                health: watch::Sender::new(Health::default()),
+                doubted: Notify::new(),
+                caught_up_keys: watch::Sender::new(0),
+                open_rows: watch::Sender::new(None),
+            });
+        }
+        let mut sides = sides.into_iter();
+        let sides = PerSide::new(config.sides.count(), |_| {
+            sides
+                .next()
+                .unwrap_or_else(|| unreachable!("one entry a configured side"))
+        });
+        let (queue, waiting) = mpsc::channel(config.write_queue);
+        let nothing = Epoch {
+            n: 0,
+            parent: 0,
+            members: SideSet::EMPTY,
+            generation: Uuid::nil(),
+        };
+        let inner = Arc::new(Inner {
+            sides,
+            lineage: OnceLock::new(),
+            view: watch::Sender::new(View {
+                epoch: nothing,
+                refusal: Some(NotApplied::NoSide),
+                catching_up: None,
+            }),
+            state_file,
+            stir: Notify::new(),
+            closing: watch::Sender::new(false),
+            queue,
+            catalog: Mutex::default(),
+            pending: Mutex::default(),
+            events: Mutex::default(),
+            tasks: Mutex::default(),
+            config,
+        });
+        for side in inner.sides.ids() {
+            inner.spawn(format!("health {side}"), health::run(Arc::clone(&inner), side));
+        }
+        let pool = MultiPool { inner };
+        if let Err(error) = pool.first_look().await {
+            pool.close().await;
+            return Err(error);
+        }
+        let inner = &pool.inner;
+        inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
+        inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
+        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+        for number in 0..inner.config.write_lanes {
+            let lane = Lane::new(Arc::clone(inner), Arc::clone(&waiting));
+            inner.spawn(format!("lane {number}"), lane.run());
+        }
+        // The first membership is there at once when a side answers; otherwise writes are refused until one does.
+        let _ = inner
+            .writable(Instant::now() + inner.config.probe_deadline * 3)
+            .await;
+        Ok(pool)
+    }
+
+    /// Waits for the first probe of every side and refuses what can only be a mistake.
+    async fn first_look(&self) -> Result<(), ConnectError> {
+        for (side, state) in self.inner.sides.iter() {
+            let mut health = state.health.subscribe();
+            let probed = timeout(
+                self.inner.config.probe_deadline * 4,
+                health.wait_for(|h| h.rounds > 0),
+            )
+            .await;
+            if !matches!(probed, Ok(Ok(_))) {
+                return Err(ConnectError(format!("side {side} could not be probed")));
+            }
+        }
+        let faults: Vec<(SideId, SideFault)> = self
+            .inner
+            .sides
+            .ids()
+            .filter_map(|side| Some((side, self.inner.health(side).fault?)))
+            .collect();
+        let usable = faults.len() < self.inner.sides.count();
+        for (side, fault) in &faults {
+            let mistake = match fault {
+                SideFault::Unfit(_) => true,
+                SideFault::Refused(_) => !usable,
+                _ => false,
+            };
+            if mistake {
+                return Err(ConnectError(format!("side {side} {fault}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The declarative door: applies all changes on every active side, or none. Runs in a task of its own: dropping
+    /// the future does not stop it. Repeating a call with the same `op_id` returns the first outcome.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; all variants but `Unknown` mean that nothing was changed.
+    pub async fn change(&self, op_id: OpId, changes: Vec<Change>) -> Result<Applied, WriteError> {
+        let digest = change::digest(&changes);
+        let steps = super::statement::steps(&self.inner.catalog(), &changes);
+        // Before the first side was seen there is no catalogue; the operation waits for one like any other.
+        if let Err(error) = steps
+            && !self.inner.catalog().is_empty()
+        {
+            return Err(error);
+        }
+        Ok(self.submit(op_id, digest, Work::Change(changes)).await?.0)
+    }
+
+    /// The general door: runs arbitrary SQL in a transaction on the leader; captured row changes go to the followers.
+    /// The closure may run more than once (a side failed, a deadlock): it must do nothing but SQL. Its value is stored
+    /// with the operation and returned to every repetition of the call.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. The closure's own error is returned as it is, with nothing changed.
+    pub async fn transaction<T, F>(&self, op_id: OpId, closure: F) -> Result<(Applied, T), WriteError>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+        F: for<'a> Fn(&'a Tx) -> BoxFuture<'a, Result<T, WriteError>> + Send + Sync + 'static,
+    {
+        let closure = Arc::new(closure);
+        let run = move |tx: &Tx| -> BoxFuture<'static, Result<serde_json::Value, WriteError>> {
+            let (tx, closure) = (tx.clone(), Arc::clone(&closure));
+            Box::pin(async move {
+                let value = closure(&tx).await?;
+                serde_json::to_value(value).map_err(|e| WriteError::Closure(e.to_string()))
+            })
+        };
+        // The name stands for the closure: what it does cannot be looked into.
+        let (applied, value) = self.submit(op_id, 0, Work::Transaction(Arc::new(run))).await?;
+        let value = serde_json::from_value(value)
+            .map_err(|e| WriteError::Closure(format!("the stored value of operation {op_id}: {e}")))?;
+        Ok((applied, value))
+    }
+
+    /// One statement of arbitrary SQL, on every active side or on none.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn transactional_write(&self, sql: &str, params: &[Value]) -> Result<Applied, WriteError> {
+        let (sql, params) = (sql.to_owned(), params.to_vec());
+        let run = move |tx: &Tx| -> BoxFuture<'static, Result<serde_json::Value, WriteError>> {
+            let (tx, sql, params) = (tx.clone(), sql.clone(), params.clone());
+            Box::pin(async move {
+                tx.execute(&sql, &params).await?;
+                Ok(serde_json::Value::Null)
+            })
+        };
+        Ok(self
+            .submit(OpId::new(), 0, Work::Transaction(Arc::new(run)))
+            .await?
+            .0)
+    }
+
+    async fn submit(
+        &self,
+        op: OpId,
+        digest: i64,
+        work: Work,
+    ) -> Result<(Applied, serde_json::Value), WriteError> {
+        let inner = &self.inner;
+        if *inner.closing.borrow() {
+            return Err(WriteError::NotApplied(NotApplied::Closing));
+        }
+        let deadline = Instant::now() + inner.config.op_deadline;
+        let (job, answer, claim) = Job::new(op, digest, work, deadline);
+        lock(&inner.pending).insert(op);
+        if inner.queue.try_send(job).is_err() {
+            inner.forget_pending(op);
+            metrics::counter!("kambana_writes_total", "outcome" => "overloaded").increment(1);
+            return Err(WriteError::NotApplied(NotApplied::Overloaded));
+        }
+        let result = match timeout_at(deadline + ANSWER_GRACE, answer).await {
+            Ok(Ok(result)) => result,
+            // Still in the queue: it will not be run.
+            Err(_) | Ok(Err(_)) if claim.take() => {
+                inner.forget_pending(op);
+                Err(WriteError::NotApplied(NotApplied::Deadline))
+            }
+            Err(_) | Ok(Err(_)) => Err(WriteError::Unknown(op)),
+        };
+        let outcome = match &result {
+            Ok((applied, _)) if applied.replayed => "replayed",
+            Ok(_) => "applied",
+            Err(WriteError::NotApplied(_)) => "not_applied",
+            Err(WriteError::Unknown(_)) => "unknown",
+            Err(_) => "refused",
+        };
+        metrics::counter!("kambana_writes_total", "outcome" => outcome).increment(1);
+        result
+    }
+
+    /// A read from the leader (or the nearest side, by configuration). When that side fails, the read waits for the
+    /// next leader and is repeated there. The server refuses statements that write.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, ReadError> {
+        let deadline = Instant::now() + LEADER_PATIENCE;
+        let mut busy = 0;
+        loop {
+            let Some(side) = self.reader() else {
+                let mut view = self.inner.view.subscribe();
+                view.mark_unchanged();
+                if timeout_at(deadline, view.changed()).await.is_err() {
+                    let refusal = self.inner.view().refusal.unwrap_or(NotApplied::NoSide);
+                    return Err(ReadError::Unavailable(refusal));
+                }
+                continue;
+            };
+            let attempt = async {
+                let conn = Conn::open(&self.inner.sides[side].reads).await?;
+                let statement = conn.prepare(sql).await?;
+                Ok::<_, Failure>(conn.client()?.query(&statement, params).await?)
+            };
+            let failure = tokio::select! {
+                result = timeout_at(deadline, attempt) => match result {
+                    Ok(Ok(rows)) => return Ok(rows),
+                    Ok(Err(failure)) => failure,
+                    Err(_) => Failure::Side(SideFault::Silent),
+                },
+                (_, fault) = self.inner.trouble(SideSet::EMPTY.with(side)) => Failure::Side(fault),
+            };
+            if Instant::now() >= deadline {
+                return Err(ReadError::Unavailable(NotApplied::Deadline));
+            }
+            match failure {
+                Failure::Rejected(r) => {
+                    return Err(ReadError::Rejected {
+                        sqlstate: r.sqlstate,
+                        message: r.message,
+                    });
+                }
+                Failure::Repeat(Repeat::Busy) => {
+                    busy += 1;
+                    if busy == 3 {
+                        return Err(ReadError::Unavailable(NotApplied::Overloaded));
+                    }
+                }
+                Failure::Repeat(_) => {}
+                Failure::Side(_) => {
+                    self.inner.doubt(side);
+                    self.inner
+                        .wait_change(side, self.inner.config.probe_interval)
+                        .await;
+                }
+            }
+        }
+    }
+
+    /// The side that a read would ask now; `None` while no side may be read.
+    pub fn reader(&self) -> Option<SideId> {
+        let view = self.inner.view.borrow();
+        let members = view.epoch.members;
+        match self.inner.config.read_from {
+            // While a leader is in doubt its epoch still stands; readers wait for the next one.
+            ReadFrom::Leader => members.leader().filter(|_| view.refusal.is_none()),
+            ReadFrom::Nearest => members
+                .and(self.inner.well())
+                .iter()
+                .filter_map(|side| Some((side, self.inner.sides[side].health.borrow().heartbeat_ms?)))
+                .min_by(|(_, x), (_, y)| x.total_cmp(y))
+                .map(|(side, _)| side),
+        }
+    }
+
+    /// What is known about operations, in the order asked.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn operations(&self, ops: &[OpId]) -> Result<Vec<OpOutcome>, ReadError> {
+        let ids: Vec<Uuid> = ops.iter().map(|op| op.uuid()).collect();
+        let pending: Vec<bool> = {
+            let pending = lock(&self.inner.pending);
+            ops.iter().map(|op| pending.contains(op)).collect()
+        };
+        let rows = self
+            .read(
+                "-- pool::operations()\nSELECT o.applied FROM unnest($1::uuid[]) WITH ORDINALITY AS u(op, place) \
+                 LEFT JOIN kambana.op AS o ON o.op = u.op ORDER BY u.place",
+                &[&ids],
+            )
+            .await?;
+        Ok(rows
+            .iter()
+            .zip(pending)
+            .map(|(row, pending)| match (pending, row.get(0)) {
+                (true, _) => OpOutcome::Pending,
+                (false, Some(true)) => OpOutcome::Applied,
+                (false, Some(false)) => OpOutcome::NotApplied,
+                (false, None) => OpOutcome::Unseen,
+            })
+            .collect())
+    }
+
+    /// What the pool knows about itself; no I/O.
+    pub fn status(&self) -> Status {
+        let inner = &self.inner;
+        let view = inner.view();
+        let members = view.epoch.members;
+        let leader = members.leader().filter(|_| view.refusal.is_none());
+        Status {
+            instance: inner.config.instance.clone(),
+            epoch: view.epoch.n,
+            members,
+            leader,
+            writable: view.refusal.is_none(),
+            refusal: view.refusal.as_ref().map(ToString::to_string),
+            sides: inner.sides.map(|side, state| {
+                let health = state.health.borrow().clone();
+                let settings = &inner.config.sides[side];
+                let active = members.contains(side);
+                SideStatus {
+                    state: match (active, view.catching_up == Some(side)) {
+                        (true, _) => SideState::Active,
+                        (false, true) => SideState::CatchingUp,
+                        (false, false) => SideState::Out,
+                    },
+                    leader: leader == Some(side),
+                    fault: health.fault.or((!active).then_some(SideFault::Behind)),
+                    address: format!("{}:{}/{}", settings.host, settings.port, settings.database),
+                    server_version: health.server_version,
+                    heartbeat_ms: health.heartbeat_ms,
+                    seen_at: health.seen_at,
+                    open_rows: *state.open_rows.borrow(),
+                    caught_up_keys: *state.caught_up_keys.borrow(),
+                }
+            }),
+            waiting_writes: inner.queue.max_capacity() - inner.queue.capacity(),
+            events: lock(&inner.events).iter().cloned().collect(),
+        }
+    }
+
+    /// Finishes what was begun and ends the background tasks. Later writes are refused.
+    pub async fn close(&self) {
+        self.inner.closing.send_replace(true);
+        let tasks: Vec<_> = lock(&self.inner.tasks).drain(..).collect();
+        for (name, mut handle) in tasks {
+            match timeout(CLOSE_DEADLINE, &mut handle).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(task = name, %error, "a background task failed"),
+                Err(_) => {
+                    tracing::warn!(
+                        task = name,
+                        "a background task did not end in time and is dropped"
+                    );
+                    handle.abort();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! One write on every active side, in the steps of DESIGN section 3.
+//!
+//! A *lane* is a task with one connection a side. It takes waiting operations, runs them in one transaction a side,
+//! commits all sides at once and answers. Its batches are numbered; the number of the last batch that each side has
+//! answered travels with the next one, and that is what settles journal rows.
+//!
+//! Crash rule: before the first COMMIT is sent nothing has happened anywhere. After it, the batch is *in doubt* until
+//! every member of the current epoch was asked, under its fence, whether it has the operation.
+
+mod attempt;
+mod job;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, timeout};
+
+pub(super) use job::{Job, Work};
+
+use super::connection::Conn;
+use super::epoch::Epoch;
+use super::pool::Inner;
+use super::{Applied, NotApplied, OpId, PerSide, SideFault, SideId, WriteError, merge};
+
+/// Operations that share one transaction a side; more would overflow nothing but patience.
+const MAX_BATCH: usize = 64;
+
+/// A lane that had nothing to do for this long settles what it wrote last.
+const SETTLE_AFTER: Duration = Duration::from_millis(100);
+
+/// Lock timeouts of one operation before it is answered "not applied".
+const LOCK_TRIES: u32 = 3;
+
+/// Pause before work that met a deadlock or a moving epoch is repeated.
+const REPEAT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a lane keeps asking about a batch in doubt while no side can answer.
+const DOUBT_DEADLINE: Duration = Duration::from_secs(600);
+
+/// A writer: one connection a side, batches in sequence.
+pub(super) struct Lane {
+    inner: Arc<Inner>,
+    waiting: Arc<Mutex<mpsc::Receiver<Job>>>,
+    /// Work that could not join the batch it was taken with.
+    held: VecDeque<Job>,
+    /// Name of this lane in `kambana.lane`; a new one in every epoch.
+    id: i64,
+    epoch: i64,
+    batch: i64,
+    /// The last batch whose COMMIT each side answered.
+    confirmed: PerSide<i64>,
+    unsettled: bool,
+    conns: PerSide<Option<Arc<Conn>>>,
+}
+
+/// How one attempt at a batch ended.
+enum Attempt {
+    /// Every job has its outcome, durable on every member.
+    Done(Vec<Result<(Applied, Json), WriteError>>),
+    /// Something concerns one job of several: run them one by one.
+    Split,
+    /// A final refusal of the only job; nothing happened.
+    Refused(WriteError),
+    /// Repeat the batch for this reason; nothing happened.
+    Again(Again),
+    /// At least one COMMIT was sent and not every member answered it.
+    InDoubt(SideId, SideFault),
+}
+
+/// Why a batch is repeated.
+#[derive(Debug)]
+enum Again {
+    Trouble(SideId, SideFault),
+    EpochMoved,
+    Locked,
+    Contention,
+    /// A side has changes of these rows that another lacks: bring them together first.
+    Merge,
+    Catalog,
+}
+
+/// Answers jobs that will not be tried again.
+fn give_up(jobs: Vec<Job>, in_doubt: bool, reason: &NotApplied) {
+    for job in jobs {
+        let error = match in_doubt {
+            true => WriteError::Unknown(job.op),
+            false => WriteError::NotApplied(reason.clone()),
+        };
+        job.answer(Err(error));
+    }
+}
+
+impl Lane {
+    pub fn new(inner: Arc<Inner>, waiting: Arc<Mutex<mpsc::Receiver<Job>>>) -> Lane {
+        let confirmed = inner.sides.map(|_, _| 0);
+        let conns = inner.sides.map(|_, _| None);
+        Lane {
+            inner,
+            waiting,
+            held: VecDeque::new(),
+            id: 0,
+            epoch: 0,
+            batch: 0,
+            confirmed,
+            unsettled: false,
+            conns,
+        }
+    }
+
+    /// The named background task `lane <n>`: runs until the pool closes and its queue is empty.
+    pub async fn run(mut self) {
+        loop {
+            if let Some(job) = self.held.pop_front() {
+                self.process(vec![job], false).await;
+                continue;
+            }
+            let idle = if self.unsettled {
+                SETTLE_AFTER
+            } else {
+                Duration::from_secs(3600)
+            };
+            let waiting = Arc::clone(&self.waiting);
+            let next = async {
+                let mut waiting = waiting.lock().await;
+                let first = waiting.recv().await?;
+                Some(self.gather(first, &mut waiting))
+            };
+            let jobs = tokio::select! {
+                biased;
+                jobs = next => jobs,
+                () = tokio::time::sleep(idle) => {
+                    self.settle().await;
+                    continue;
+                }
+                () = self.inner.closed() => None,
+            };
+            match jobs {
+                Some((jobs, held)) => {
+                    self.held.extend(held);
+                    if !jobs.is_empty() {
+                        self.process(jobs, false).await;
+                    }
+                }
+                None => {
+                    self.settle().await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The first job and, if it is declarative, what waits behind it; and the jobs that must run alone.
+    fn gather(&self, first: Job, waiting: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Vec<Job>) {
+        let (mut jobs, mut held) = (Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(job) = next {
+            if job.claim() {
+                let alone =
+                    matches!(job.work, Work::Transaction(_)) || jobs.iter().any(|j: &Job| j.op == job.op);
+                if alone { held.push(job) } else { jobs.push(job) }
+            }
+            next = if held.is_empty() && jobs.len() < MAX_BATCH {
+                waiting.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        (jobs, held)
+    }
+
+    /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
+    async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
+        let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
+        let mut locked = 0;
+        loop {
+            // What is in doubt must be settled however long it takes; the caller was told "unknown" by then.
+            let until = if in_doubt {
+                Instant::now() + DOUBT_DEADLINE
+            } else {
+                deadline
+            };
+            let epoch = match self.inner.writable(until).await {
+                Ok(epoch) => epoch,
+                Err(_) if in_doubt && !*self.inner.closing.borrow() => continue,
+                Err(reason) => return give_up(jobs, in_doubt, &reason),
+            };
+            let again = match self.attempt(epoch, &jobs, until).await {
+                Attempt::Done(outcomes) => {
+                    for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                        job.answer(outcome);
+                    }
+                    return;
+                }
+                Attempt::Split => {
+                    for job in jobs {
+                        Box::pin(self.process(vec![job], in_doubt)).await;
+                    }
+                    return;
+                }
+                Attempt::Refused(error) => {
+                    // A refusal after a lost COMMIT must hold on a side that comes back with the change.
+                    if in_doubt
+                        && let Some(job) = jobs.first()
+                        && !matches!(job.work, Work::Tombstone)
+                    {
+                        self.bury(job.op).await;
+                    }
+                    if let Some(job) = jobs.into_iter().next() {
+                        job.answer(Err(error));
+                    }
+                    return;
+                }
+                Attempt::InDoubt(side, fault) => {
+                    in_doubt = true;
+                    Again::Trouble(side, fault)
+                }
+                Attempt::Again(again) => again,
+            };
+            if Instant::now() >= until {
+                return give_up(jobs, in_doubt, &NotApplied::Deadline);
+            }
+            tracing::debug!(?again, in_doubt, "a batch is repeated");
+            match again {
+                Again::Trouble(side, fault) => {
+                    tracing::debug!(%side, %fault, "a side failed in the middle of a batch");
+                    self.inner.doubt(side);
+                    self.inner
+                        .wait_change(side, self.inner.config.probe_interval)
+                        .await;
+                }
+                Again::EpochMoved => {
+                    self.inner.refresh().await;
+                    tokio::time::sleep(REPEAT_PAUSE).await;
+                }
+                Again::Contention => tokio::time::sleep(REPEAT_PAUSE).await,
+                Again::Locked => {
+                    locked += 1;
+                    if locked == LOCK_TRIES && !in_doubt {
+                        if jobs.len() == 1 {
+                            return give_up(jobs, in_doubt, &NotApplied::Locked);
+                        }
+                        for job in jobs {
+                            Box::pin(self.process(vec![job], false)).await;
+                        }
+                        return;
+                    }
+                }
+                Again::Merge => {
+                    if let Err((side, failure)) = merge::sweep(&self.inner, &epoch).await {
+                        tracing::warn!(%side, why = super::connection::words(&failure), "a merge before a write failed");
+                        tokio::time::sleep(REPEAT_PAUSE).await;
+                    }
+                }
+                Again::Catalog => {
+                    if let Some(leader) = epoch.members.leader()
+                        && self.inner.load_catalog(leader).await.is_err()
+                    {
+                        self.inner.doubt(leader);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes "not applied" final: the operation's name is taken by a tombstone on every member.
+    async fn bury(&mut self, op: OpId) {
+        let (job, answer, _claim) = Job::new(op, 0, Work::Tombstone, Instant::now() + DOUBT_DEADLINE);
+        Box::pin(self.process(vec![job], false)).await;
+        if !matches!(answer.await, Ok(Ok(_))) {
+            tracing::warn!(%op, "a refused operation could not be closed; it stays in doubt until its side returns");
+        }
+    }
+
+    /// Starts a new lane when the epoch is not the one of the last batch.
+    fn enter_epoch(&mut self, epoch: &Epoch) {
+        if self.epoch != epoch.n || self.id == 0 {
+            self.epoch = epoch.n;
+            self.id = (uuid::Uuid::new_v4().as_u128() as i64) & i64::MAX;
+            self.batch = 0;
+            self.unsettled = false;
+            self.confirmed = self.inner.sides.map(|_, _| 0);
+        }
+    }
+
+    fn confirmed_array(&self) -> Vec<i64> {
+        self.confirmed.iter().map(|(_, batch)| *batch).collect()
+    }
+
+    /// Tells every side that answers which batches all of them have. Never needed for correctness: what a lane leaves
+    /// unsettled the sweeper finds on every side and settles.
+    async fn settle(&mut self) {
+        self.unsettled = false;
+        let confirmed = self.confirmed_array();
+        for side in self.inner.view().epoch.members.iter() {
+            let Some(conn) = &self.conns[side] else { continue };
+            let told = async {
+                let statement = conn
+                    .prepare(
+                        "-- write::settle()\nUPDATE kambana.lane SET confirmed = kambana.max_each(confirmed, $2) \
+                         WHERE lane = $1",
+                    )
+                    .await?;
+                conn.client()?
+                    .execute(&statement, &[&self.id, &confirmed])
+                    .await?;
+                Ok::<_, super::connection::Failure>(())
+            };
+            if !matches!(timeout(self.inner.config.probe_deadline, told).await, Ok(Ok(()))) {
+                self.conns[side] = None;
+            }
+        }
+    }
+}
