@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{Failure, Verdict, say};
 use crate::config::PoolConfig;
+use crate::multipool;
 
 /// The application's tables, all of them kept identical.
 const TABLES: [&str; 3] = ["php_session", "items", "servers"];
@@ -31,13 +32,8 @@ pub async fn run(_: InitArgs) -> Result<Verdict, Failure> {
 /// Installs the pool's objects and watches `tables`; shared with `kambana watch`.
 pub async fn install(tables: &[&str]) -> Result<Verdict, Failure> {
     let config = PoolConfig::from_env()?;
-    for line in install_into(&config, tables).await? {
+    for line in multipool::install(&config, tables).await? {
         say(line);
     }
     Ok(Verdict::Fine)
-}
-
-async fn install_into(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>, Failure> {
-    let _ = (config, tables);
-    Err(Failure("the pool is not part of this build".into()))
 }
