@@ -38,7 +38,7 @@ struct HandledAnswer {
 /// The outermost layer.
 pub(super) async fn edge(
     state: web::Data<AppState>,
-    mut request: ServiceRequest,
+    request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
@@ -47,10 +47,6 @@ pub(super) async fn edge(
     let span = tracing::info_span!("request", id, %method, path);
     let handled = Handled::default();
     request.extensions_mut().insert(handled.clone());
-    if path.starts_with("/static/") {
-        // Files need no session; without the cookie none is loaded.
-        request.headers_mut().remove(header::COOKIE);
-    }
     let finish = |response: &mut HttpResponse, route: &str| {
         let headers = response.headers_mut();
         security::add_headers(headers);
