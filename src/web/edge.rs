@@ -38,7 +38,7 @@ struct HandledAnswer {
 /// The outermost layer.
 pub(super) async fn edge(
     state: web::Data<AppState>,
-    mut request: ServiceRequest,
+    request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
@@ -47,10 +47,6 @@ pub(super) async fn edge(
     let span = tracing::info_span!("request", id, %method, path);
     let handled = Handled::default();
     request.extensions_mut().insert(handled.clone());
-    if path.starts_with("/static/") {
-        // Files need no session; without the cookie none is loaded.
-        request.headers_mut().remove(header::COOKIE);
-    }
     let finish = |response: &mut HttpResponse, route: &str| {
         let headers = response.headers_mut();
         security::add_headers(headers);
@@ -66,7 +62,8 @@ pub(super) async fn edge(
         let took = started.elapsed();
         metrics::count(&method, route, response.status(), took);
         let (status, took_ms) = (response.status().as_u16(), took.as_secs_f64() * 1000.0);
-        if status >= 500 {
+        // A probe's 503 is an answer, twice a second.
+        if status >= 500 && !path.starts_with("/health/") {
             tracing::warn!(status, took_ms, "answered");
         } else {
             tracing::debug!(status, took_ms, "answered");
@@ -162,7 +159,8 @@ fn answer_for(path: &str, method: &Method, handled: &Handled, error: &Error) -> 
             StatusCode::SERVICE_UNAVAILABLE,
             "Your session could not be read",
             "The databases do not answer, or your session holds something that cannot be read. Nothing was changed, and the \
-             session was kept as it is. Please try again in a moment.",
+             session was kept as it is. Please try again in a moment; if this stays, delete the cookie PHPSESSID in your \
+             browser to begin a new session.",
         ),
     }
 }

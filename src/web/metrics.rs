@@ -35,9 +35,10 @@ pub(super) fn install() -> PrometheusHandle {
         );
         metrics::describe_histogram!("kambana_http_request_seconds", "Time to answer, by route.");
         metrics::describe_counter!(
-            "kambana_writes_total",
+            "kambana_http_mutations_total",
             "Requests that change something, by what became of the change."
         );
+        metrics::describe_counter!("kambana_writes_total", "Operations of the pool, by outcome.");
         metrics::describe_gauge!("kambana_epoch", "Number of the current membership.");
         metrics::describe_gauge!("kambana_side_active", "1 while the side takes every write.");
         metrics::describe_gauge!(
@@ -59,7 +60,7 @@ pub(super) fn count(method: &Method, route: &str, status: StatusCode, took: Dura
     metrics::histogram!("kambana_http_request_seconds", "method" => method, "route" => route)
         .record(took.as_secs_f64());
     if !method_is_safe(method) {
-        metrics::counter!("kambana_writes_total", "outcome" => outcome(status)).increment(1);
+        metrics::counter!("kambana_http_mutations_total", "outcome" => outcome(status)).increment(1);
     }
 }
 

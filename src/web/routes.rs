@@ -49,7 +49,7 @@ pub(super) fn configure(state: &web::Data<AppState>) -> impl FnOnce(&mut Service
             .service(resource("/api/openapi.json").route(get().to(openapi::show)))
             // What nobody knows below /api must not reach the pages: the answer is JSON.
             .service(web::scope("/api"))
-            // What must be readable while no database answers has no session.
+            // These must answer while no database does.
             .configure(pages::configure_open)
             // Only pages have sessions: the API and the probes cost no session read.
             .service(

@@ -39,13 +39,13 @@ pub(super) fn refuse_foreign(method: &Method, headers: &HeaderMap) -> Option<&'s
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(site) = text(SEC_FETCH_SITE) {
         return (!matches!(site, "same-origin" | "none"))
-            .then_some("the browser says that a page of another site sent this request");
+            .then_some("The browser says that a page of another site sent this request");
     }
     let origin = text("origin")?;
     let authority = origin.split_once("://").map(|(_, authority)| authority);
     let same = authority
         .is_some_and(|authority| text("host").is_some_and(|host| host.eq_ignore_ascii_case(authority)));
-    (!same).then_some("this request came from a page of another address")
+    (!same).then_some("This request came from a page of another address")
 }
 
 #[cfg(test)]
