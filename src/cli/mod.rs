@@ -1,5 +1,7 @@
 //! The command line: one file a command, each with its arguments, what it does, and its exit code.
 
+mod compare;
+mod databases;
 mod init;
 mod local;
 mod serve;
@@ -49,6 +51,7 @@ enum Command {
     Init(init::InitArgs),
     Watch(watch::WatchArgs),
     Status(status::StatusArgs),
+    Compare(compare::CompareArgs),
 }
 
 /// What a command found out.
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
             Command::Init(args) => init::run(args).await,
             Command::Watch(args) => watch::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Compare(args) => compare::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.
