@@ -104,6 +104,9 @@ pub struct Config {
     pub session_lifetime: Duration,
     /// `IMPORT_MAX_MB`: largest CSV file.
     pub import_max_bytes: usize,
+    /// `DRAIN_MS`: how long an instance that was told to stop answers readiness with 404 before it stops, so that HAProxy
+    /// (which asks every half second and wants two answers) sends it nothing new.
+    pub drain: Duration,
 }
 
 impl PoolConfig {
@@ -223,6 +226,7 @@ impl Config {
             session_secret: Secret(session_secret),
             session_lifetime: Duration::from_secs(3600 * vars.or("SESSION_HOURS", 24u64)?),
             import_max_bytes: vars.or("IMPORT_MAX_MB", 64usize)? * 1024 * 1024,
+            drain: Duration::from_millis(vars.or("DRAIN_MS", 1500u64)?),
         })
     }
 }

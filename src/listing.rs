@@ -1,0 +1,155 @@
+//! What the lists and forms of all subjects share: field errors, list requests, and pages found by key.
+//!
+//! A page starts after a row, not at a number of rows ("keyset"): the last page of 100,000 rows costs what the first does,
+//! and rows that come and go while somebody pages do not shift what he sees. Text is sorted by `COLLATE "C"`: the same order
+//! on every side, whatever locale its server was made with.
+
+mod fields;
+mod keyset;
+
+pub use fields::{ErrorCode, FieldError, FieldErrors};
+pub(crate) use keyset::{Listing, Sort, page, unreadable};
+
+use serde::{Deserialize, Serialize};
+
+/// Rows of a page unless the caller says otherwise.
+pub const DEFAULT_LIMIT: u32 = 25;
+/// The most rows of one page.
+pub const MAX_LIMIT: u32 = 100;
+/// The longest text searched for, in characters.
+pub const MAX_SEARCH: usize = 200;
+/// Totals are counted exactly up to here: a bounded count costs about 15 ms and cannot grow with the table.
+pub const COUNT_BOUND: i64 = 100_000;
+
+/// A place in a sorted list: just after (or before) one row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    #[serde(rename = "s")]
+    sort: String,
+    #[serde(rename = "d")]
+    descending: bool,
+    /// Whether the page *before* the row is wanted.
+    #[serde(rename = "b")]
+    backward: bool,
+    /// The row's value in the sort column as PostgreSQL's text; `None` is `NULL`.
+    #[serde(rename = "v")]
+    value: Option<String>,
+    #[serde(rename = "i")]
+    id: i32,
+}
+
+impl Cursor {
+    /// The text that stands in links; letters and digits only.
+    pub fn encode(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        json.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Reads what [`Cursor::encode`] wrote.
+    pub fn decode(text: &str) -> Option<Cursor> {
+        if !text.len().is_multiple_of(2) || !text.is_ascii() {
+            return None;
+        }
+        let bytes: Option<Vec<u8>> = (0..text.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok())
+            .collect();
+        let cursor: Cursor = serde_json::from_slice(&bytes?).ok()?;
+        let nul = cursor.value.as_ref().is_some_and(|value| value.contains('\0'));
+        (!nul).then_some(cursor)
+    }
+}
+
+/// Which rows of a list are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Text that must occur somewhere, upper and lower case alike; empty finds everything.
+    pub search: String,
+    /// Name of a sort column of the subject.
+    pub sort: String,
+    /// Largest first.
+    pub descending: bool,
+    /// Where the page starts; `None` is the beginning.
+    pub cursor: Option<Cursor>,
+    /// Rows of a page.
+    pub limit: u32,
+}
+
+impl Default for ListQuery {
+    fn default() -> ListQuery {
+        ListQuery {
+            search: String::new(),
+            sort: "id".into(),
+            descending: false,
+            cursor: None,
+            limit: DEFAULT_LIMIT,
+        }
+    }
+}
+
+impl ListQuery {
+    /// The parameters that [`ListQuery::parse`] reads.
+    pub const PARAMS: &'static [&'static str] = &["search", "sort", "order", "cursor", "limit"];
+
+    /// Reads a list request from named parameters; an empty parameter counts as not given. `sorts` are the subject's
+    /// sort columns (for example [`crate::items::SORTS`]).
+    ///
+    /// # Errors
+    /// The parameters that cannot be understood.
+    pub fn parse<'a>(
+        get: impl Fn(&str) -> Option<&'a str>,
+        sorts: &[&str],
+    ) -> Result<ListQuery, FieldErrors> {
+        let get = |name| get(name).filter(|value| !value.is_empty());
+        let mut errors = FieldErrors::default();
+        let mut query = ListQuery::default();
+        if let Some(search) = get("search") {
+            errors.check_text("search", search, MAX_SEARCH);
+            query.search = search.trim().to_owned();
+        }
+        if let Some(sort) = get("sort") {
+            if !sorts.contains(&sort) {
+                errors.push("sort", ErrorCode::InvalidChoice);
+            }
+            query.sort = sort.to_owned();
+        }
+        match get("order") {
+            None | Some("asc") => {}
+            Some("desc") => query.descending = true,
+            Some(_) => errors.push("order", ErrorCode::InvalidChoice),
+        }
+        if let Some(text) = get("cursor") {
+            query.cursor = Cursor::decode(text)
+                .filter(|cursor| cursor.sort == query.sort && cursor.descending == query.descending);
+            if query.cursor.is_none() {
+                errors.push("cursor", ErrorCode::InvalidCursor);
+            }
+        }
+        if let Some(limit) = get("limit") {
+            match limit.parse() {
+                Ok(limit @ 1..=MAX_LIMIT) => query.limit = limit,
+                Ok(_) => {
+                    let (min, max) = (1, i64::from(MAX_LIMIT));
+                    errors.push("limit", ErrorCode::OutOfRange { min, max });
+                }
+                Err(_) => errors.push("limit", ErrorCode::NotANumber),
+            }
+        }
+        errors.or(query)
+    }
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Page<T> {
+    /// In the order asked for.
+    pub rows: Vec<T>,
+    /// Rows that match the search on all pages together, counted up to [`COUNT_BOUND`].
+    pub total: i64,
+    /// Whether `total` is all of them; otherwise there are more.
+    pub total_is_exact: bool,
+    /// Mark of the page after this one.
+    pub next: Option<String>,
+    /// Mark of the page before this one.
+    pub previous: Option<String>,
+}

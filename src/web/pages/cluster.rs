@@ -1,0 +1,186 @@
+//! `/cluster`, `/journal` and `/compare`: the databases as this instance sees them.
+
+use actix_web::http::StatusCode;
+use askama::Template;
+
+use super::frame::{Frame, Place, side_names, state_class, state_word};
+use super::visit::{Answer, Visit};
+use super::{when, words};
+use crate::multipool::{SideId, SideState, SideStatus, Status};
+use crate::web::lang::{ClusterTexts, Lang, fill, number};
+
+/// One side, in words.
+pub(super) struct SideView {
+    name: String,
+    title: String,
+    class: &'static str,
+    tag: &'static str,
+    state: &'static str,
+    leader: bool,
+    fault: Option<String>,
+    progress: Option<String>,
+    /// Keys brought over and keys there are, where both are known.
+    bar: Option<(u64, u64)>,
+    address: String,
+    version: String,
+    heartbeat: String,
+    seen: String,
+    open_rows: String,
+}
+
+/// One event, in words.
+pub(super) struct EventView {
+    at: String,
+    epoch: i64,
+    what: String,
+}
+
+#[derive(Template)]
+#[template(path = "cluster.html")]
+pub(super) struct ClusterPage {
+    f: Frame,
+    t: &'static ClusterTexts,
+    lead: String,
+    whole: bool,
+    refreshing: bool,
+    sides: Vec<SideView>,
+    refusal: Option<String>,
+    members: String,
+    epoch: i64,
+    waiting: usize,
+    instance: String,
+    events: Vec<EventView>,
+}
+
+#[derive(Template)]
+#[template(path = "journal.html")]
+struct JournalPage {
+    f: Frame,
+    t: &'static ClusterTexts,
+    settled: bool,
+    sides: Vec<SideView>,
+}
+
+#[derive(Template)]
+#[template(path = "compare.html")]
+struct ComparePage {
+    f: Frame,
+    t: &'static ClusterTexts,
+}
+
+fn side_view(lang: Lang, side: SideId, of: &SideStatus) -> SideView {
+    let t = lang.cluster();
+    let open = of.open_rows.and_then(|rows| u64::try_from(rows).ok());
+    let catching_up = of.state == SideState::CatchingUp;
+    SideView {
+        name: side.to_string(),
+        title: fill(t.side, &[&side]),
+        class: state_class(of.state),
+        tag: match of.state {
+            SideState::Active => "good",
+            SideState::CatchingUp => "warn",
+            SideState::Out => "bad",
+        },
+        state: state_word(t, of.state),
+        leader: of.leader,
+        fault: of.fault.as_ref().map(|fault| words::fault(lang, fault)),
+        progress: catching_up.then(|| fill(t.caught_up, &[&of.caught_up_keys])),
+        bar: open.map(|open| (of.caught_up_keys, of.caught_up_keys + open)),
+        address: of.address.clone(),
+        version: match &of.server_version {
+            // What follows the number is the packager's.
+            Some(version) => version.split(' ').next().unwrap_or(version).to_owned(),
+            None => t.unknown.to_owned(),
+        },
+        heartbeat: match of.heartbeat_ms {
+            Some(ms) => fill(t.milliseconds, &[&format_args!("{ms:.1}")]),
+            None => t.unknown.to_owned(),
+        },
+        seen: match of.seen_at {
+            Some(at) => when::moment(lang, at),
+            None => t.never.to_owned(),
+        },
+        open_rows: match of.open_rows {
+            Some(rows) => number(lang, rows),
+            None => t.unknown.to_owned(),
+        },
+    }
+}
+
+fn side_views(lang: Lang, status: &Status) -> Vec<SideView> {
+    status
+        .sides
+        .iter()
+        .map(|(side, of)| side_view(lang, side, of))
+        .collect()
+}
+
+/// The page of `/cluster` for one status.
+pub(super) fn cluster_page(f: Frame, status: &Status, refreshing: bool) -> ClusterPage {
+    let lang = f.lang;
+    let t = lang.cluster();
+    let refusal = (!status.writable).then(|| match &status.refusal {
+        Some(text) => words::refusal(lang, text),
+        None => lang.ui().refused_no_reason.to_owned(),
+    });
+    ClusterPage {
+        t,
+        lead: fill(t.lead, &[&status.instance]),
+        whole: status.is_whole(),
+        refreshing,
+        sides: side_views(lang, status),
+        refusal: refusal.map(|why| fill(t.refused, &[&why])),
+        members: if status.members.is_empty() {
+            t.none.to_owned()
+        } else {
+            side_names(status.members.iter())
+        },
+        epoch: status.epoch,
+        waiting: status.waiting_writes,
+        instance: status.instance.clone(),
+        events: status
+            .events
+            .iter()
+            .rev()
+            .map(|event| EventView {
+                at: when::moment(lang, event.at),
+                epoch: event.epoch,
+                what: event.what.clone(),
+            })
+            .collect(),
+        f,
+    }
+}
+
+/// `GET /cluster?refresh=2`
+pub async fn show(visit: Visit) -> Answer {
+    let params = visit.query_params()?;
+    let seconds = params.get("refresh").and_then(|s| s.parse::<u32>().ok());
+    let mut f = visit.frame(Place::Cluster);
+    if let Some(seconds) = seconds {
+        f = f.refresh_after(seconds.clamp(1, 60), None);
+    }
+    let page = cluster_page(f, &visit.pool().status(), seconds.is_some());
+    Ok(visit.page(StatusCode::OK, &page))
+}
+
+/// `GET /journal`
+pub async fn journal(visit: Visit) -> Answer {
+    let status = visit.pool().status();
+    let page = JournalPage {
+        f: visit.frame(Place::Cluster),
+        t: visit.lang.cluster(),
+        settled: status.sides.iter().all(|(_, of)| of.open_rows == Some(0)),
+        sides: side_views(visit.lang, &status),
+    };
+    Ok(visit.page(StatusCode::OK, &page))
+}
+
+/// `GET /compare`
+pub async fn compare(visit: Visit) -> Answer {
+    let page = ComparePage {
+        f: visit.frame(Place::Cluster),
+        t: visit.lang.cluster(),
+    };
+    Ok(visit.page(StatusCode::OK, &page))
+}
