@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{Failure, Verdict};
 use crate::config::Config;
+use crate::web;
 
 /// Run one web instance in the foreground, on the databases named by the environment
 ///
@@ -21,12 +22,6 @@ Exit codes:
 pub struct ServeArgs {}
 
 pub async fn run(_: ServeArgs) -> Result<Verdict, Failure> {
-    let config = Config::from_env()?;
-    serve(config).await?;
+    web::run(Config::from_env()?).await?;
     Ok(Verdict::Fine)
-}
-
-async fn serve(config: Config) -> Result<(), Failure> {
-    let _ = config;
-    Err(Failure("the web application is not part of this build".into()))
 }
