@@ -47,7 +47,7 @@ pub async fn run(args: CompareArgs) -> Result<Verdict, Failure> {
 
 fn print(result: &Comparison) {
     let mut shown = Table::new();
-    shown.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    shown.load_style(comfy_table::presets::NOTHING);
     let mut header = vec!["table".to_owned()];
     if let Some(first) = result.tables.first() {
         header.extend(first.rows.ids().map(|side| format!("rows of {side}")));
