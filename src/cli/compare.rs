@@ -1,31 +1,32 @@
-//! `kambana compare`: the proof that every side holds the same rows.
+//! `kambana compare`: the proof that the databases are identical.
 
 use clap::Args;
 use comfy_table::Table;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use similar::{ChangeTag, TextDiff};
 
 use super::databases::{DatabaseArgs, pool_config};
 use super::{Failure, Verdict, say};
-use crate::multipool::{Comparison, MAX_DIFFERENCES, TableComparison, compare};
+use crate::multipool::{self, Comparison, Difference, TableComparison};
 
-/// An image is cut after this many characters on a terminal; `--json` has all of it.
-const SHOWN: usize = 200;
-
-/// Compare every watched table on every side, row for row, while writes go on
+/// Compare every watched table in all databases, row for row, while writes go on
 ///
-/// Every side takes its snapshot at one moment between two writes, so a difference is a difference, never a write on its
-/// way. A side that is out has to answer too: start it first.
+/// Counts and digests first, then the differing rows with what each database holds. Writers wait for the few
+/// milliseconds in which every database takes its snapshot. Asks the databases of a running `kambana up`, or those that
+/// the environment names.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   kambana compare
-  kambana compare --json | jq '.tables[] | select(.differing > 0)'
+  kambana compare --json
+  kambana compare --data /srv/kambana
 
 Exit codes:
   0  identical
   1  different
-  2  a side does not answer, or a setting is missing or wrong")]
+  2  a database does not answer, or a setting is wrong")]
 pub struct CompareArgs {
-    /// Print the result for a program
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -34,74 +35,102 @@ pub struct CompareArgs {
 
 pub async fn run(args: CompareArgs) -> Result<Verdict, Failure> {
     let config = pool_config(args.databases)?;
-    let result = compare(&config).await?;
-    match args.json {
-        true => say(serde_json::to_string_pretty(&result)?),
-        false => print(&result),
+    let comparison = multipool::compare(&config).await?;
+    if args.json {
+        say(serde_json::to_string_pretty(&comparison)?);
+    } else {
+        print(&comparison);
     }
-    match result.identical {
-        true => Ok(Verdict::Fine),
-        false => Ok(Verdict::Degraded),
-    }
+    Ok(if comparison.identical {
+        Verdict::Fine
+    } else {
+        Verdict::Degraded
+    })
 }
 
-fn print(result: &Comparison) {
+fn print(comparison: &Comparison) {
     let mut shown = Table::new();
-    shown.load_style(comfy_table::presets::NOTHING);
-    let mut header = vec!["table".to_owned()];
-    if let Some(first) = result.tables.first() {
-        header.extend(first.rows.ids().map(|side| format!("rows of {side}")));
-        header.extend(first.rows.ids().map(|side| format!("digest of {side}")));
-    }
-    header.push("differing rows".into());
-    shown.set_header(header);
-    for table in &result.tables {
-        let mut row = vec![table.table.clone()];
-        row.extend(table.rows.iter().map(|(_, rows)| rows.to_string()));
-        row.extend(table.digest.iter().map(|(_, digest)| digest.clone()));
-        row.push(table.differing.to_string());
-        shown.add_row(row);
+    shown.load_style(UTF8_BORDERS_ONLY);
+    shown.set_header(["table", "side", "rows", "digest", ""]);
+    for table in &comparison.tables {
+        for (side, rows) in table.rows.iter() {
+            let same = table
+                .digest
+                .iter()
+                .all(|(_, digest)| *digest == table.digest[side]);
+            let verdict = if same { "" } else { "DIFFERENT" };
+            shown.add_row([
+                &table.table,
+                &side.to_string(),
+                &rows.to_string(),
+                &table.digest[side],
+                verdict,
+            ]);
+        }
     }
     say(shown);
-    for table in result.tables.iter().filter(|table| table.differing > 0) {
-        print_differences(table);
-    }
-    say(match result.identical {
-        true => format!("identical (epoch {})", result.epoch),
-        false => format!("DIFFERENT (epoch {})", result.epoch),
-    });
-}
-
-fn print_differences(table: &TableComparison) {
-    say(format!("\n{} ({}):", table.table, table.columns.join(", ")));
-    for difference in &table.differences {
-        say(format!("  {}", difference.key));
-        for (side, image) in difference.images.iter() {
+    for table in comparison.tables.iter().filter(|t| t.differing > 0) {
+        say(format!("{}: {} differing row(s)", table.table, table.differing));
+        for difference in &table.differences {
+            print_difference(table, difference);
+        }
+        if table.differing > table.differences.len() {
             say(format!(
-                "    {side}: {}",
-                image.as_deref().map_or("no such row".into(), cut)
+                "  … and {} more",
+                table.differing - table.differences.len()
             ));
         }
     }
-    if table.differing > table.differences.len() {
-        say(format!(
-            "  the first {MAX_DIFFERENCES} of {} differing rows",
-            table.differing
-        ));
+    say(if comparison.identical {
+        "identical"
+    } else {
+        "DIFFERENT"
+    });
+}
+
+/// The first side's row, and how each other one differs from it, a column a line.
+fn print_difference(table: &TableComparison, difference: &Difference) {
+    say(format!("  key {}", difference.key));
+    let mut images = difference.images.iter();
+    let Some((first, reference)) = images.next() else {
+        return;
+    };
+    let reference = lines(table, reference.as_deref());
+    for (side, image) in images {
+        let image = lines(table, image.as_deref());
+        for change in TextDiff::from_lines(&reference, &image).iter_all_changes() {
+            let (sign, side) = match change.tag() {
+                ChangeTag::Delete => ('-', first),
+                ChangeTag::Insert => ('+', side),
+                ChangeTag::Equal => continue,
+            };
+            say(format!("    {sign} {side}: {}", change.value().trim_end()));
+        }
     }
 }
 
-/// For a terminal: one line, no control characters.
-fn cut(image: &str) -> String {
-    let mut shown: String = image
-        .chars()
-        .take(SHOWN)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if image.chars().nth(SHOWN).is_some() {
-        shown.push('…');
+/// On one line, without anything that a terminal would obey; different values stay different.
+fn plain(value: &str) -> String {
+    let mut shown = String::new();
+    for c in value.chars() {
+        match c.is_control() || c == '\\' {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
     }
     shown
+}
+
+fn lines(table: &TableComparison, image: Option<&str>) -> String {
+    match image {
+        None => "(no such row)\n".to_owned(),
+        Some(image) => table
+            .columns
+            .iter()
+            .zip(multipool::record_fields(image))
+            .map(|(column, value)| format!("{column} = {}\n", value.as_deref().map_or("NULL".into(), plain)))
+            .collect(),
+    }
 }
 
 #[cfg(test)]
@@ -109,8 +138,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_fit_a_terminal() {
-        assert_eq!(cut("(1,\"a\nb\u{1b}[2J\")"), "(1,\"a b [2J\")");
-        assert_eq!(cut(&"é".repeat(SHOWN + 1)).chars().count(), SHOWN + 1);
+    fn values_fit_a_terminal_and_stay_different() {
+        assert_eq!(plain("é\n\u{1b}[2J"), r"é\n\u{1b}[2J");
+        assert_ne!(plain("\n"), plain(r"\n"));
     }
 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::place::record_file;
 use super::secrets::write_private;
+use crate::config::PoolConfig;
+
 use super::{LocalError, ProcessId, ServiceState};
 
 /// Everything that one `kambana up` runs. Holds passwords: the file has mode 600.
@@ -132,6 +134,16 @@ impl Record {
         let haproxy = self.haproxy.iter().filter_map(|haproxy| haproxy.process);
         haproxy.chain(instances).chain(sides).collect()
     }
+}
+
+/// How to reach the databases of the `kambana up` that runs in `dir`, for commands that ask them directly.
+///
+/// # Errors
+/// Nothing runs there, or its record cannot be read.
+pub fn pool_config(dir: &Path) -> Result<PoolConfig, LocalError> {
+    let record = Record::read(dir)?;
+    let sides = record.sides.values().map(SideRecord::config).collect();
+    Ok(PoolConfig::new(sides, "command"))
 }
 
 #[cfg(test)]

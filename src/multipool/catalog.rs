@@ -155,8 +155,8 @@ pub(super) fn key_type(table: &str) -> String {
     format!("kambana.{}", ident(&format!("k_{table}")))
 }
 
-/// Splits record text (PostgreSQL's manual, "Composite Type Input and Output Syntax").
-pub(super) fn parse_record(record: &str) -> Vec<Option<String>> {
+/// The values of an image or a key: splits record text (PostgreSQL's manual, "Composite Type Input and Output Syntax").
+pub fn parse_record(record: &str) -> Vec<Option<String>> {
     let inner = record
         .strip_prefix('(')
         .and_then(|r| r.strip_suffix(')'))

@@ -47,6 +47,7 @@ mod trim;
 mod value;
 mod write;
 
+pub use catalog::parse_record as record_fields;
 pub use change::{Applied, Change, ChangedRow, OpId, OpOutcome, RowChange};
 pub use compare::{Comparison, Difference, MAX_DIFFERENCES, TableComparison, compare};
 pub use error::{ConnectError, NotApplied, ReadError, WriteError};
