@@ -5,9 +5,8 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use similar::{ChangeTag, TextDiff};
 
-use super::{Failure, Verdict, data_dir, say};
-use crate::config::PoolConfig;
-use crate::local;
+use super::databases::{DatabaseArgs, pool_config};
+use super::{Failure, Verdict, say};
 use crate::multipool::{self, Comparison, Difference, TableComparison};
 
 /// Compare every watched table in all databases, row for row, while writes go on
@@ -30,20 +29,12 @@ pub struct CompareArgs {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Data directory of a running `kambana up` [default: the environment's databases, else ./var]
-    #[arg(long, value_name = "DIR")]
-    data: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    databases: DatabaseArgs,
 }
 
 pub async fn run(args: CompareArgs) -> Result<Verdict, Failure> {
-    let config = match (&args.data, std::env::var_os("DB1_USER")) {
-        (None, Some(_)) => PoolConfig::from_env()?,
-        _ => match local::record::pool_config(&data_dir(args.data.clone())) {
-            Ok(config) => config,
-            Err(_) if args.data.is_none() => PoolConfig::from_env()?,
-            Err(error) => return Err(error.into()),
-        },
-    };
+    let config = pool_config(args.databases)?;
     let comparison = multipool::compare(&config).await?;
     if args.json {
         say(serde_json::to_string_pretty(&comparison)?);
@@ -118,6 +109,18 @@ fn print_difference(table: &TableComparison, difference: &Difference) {
     }
 }
 
+/// On one line, without anything that a terminal would obey; different values stay different.
+fn plain(value: &str) -> String {
+    let mut shown = String::new();
+    for c in value.chars() {
+        match c.is_control() || c == '\\' {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 fn lines(table: &TableComparison, image: Option<&str>) -> String {
     match image {
         None => "(no such row)\n".to_owned(),
@@ -125,7 +128,18 @@ fn lines(table: &TableComparison, image: Option<&str>) -> String {
             .columns
             .iter()
             .zip(multipool::record_fields(image))
-            .map(|(column, value)| format!("{column} = {}\n", value.as_deref().unwrap_or("NULL")))
+            .map(|(column, value)| format!("{column} = {}\n", value.as_deref().map_or("NULL".into(), plain)))
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_fit_a_terminal_and_stay_different() {
+        assert_eq!(plain("é\n\u{1b}[2J"), r"é\n\u{1b}[2J");
+        assert_ne!(plain("\n"), plain(r"\n"));
     }
 }

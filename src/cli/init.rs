@@ -2,8 +2,8 @@
 
 use clap::Args;
 
+use super::databases::{DatabaseArgs, pool_config};
 use super::{Failure, Verdict, say};
-use crate::config::PoolConfig;
 use crate::multipool;
 
 /// The application's tables, all of them kept identical.
@@ -23,15 +23,18 @@ Examples:
 Exit codes:
   0  installed, or was installed before
   2  a setting is missing or wrong, or a database refused")]
-pub struct InitArgs {}
+pub struct InitArgs {
+    #[command(flatten)]
+    databases: DatabaseArgs,
+}
 
-pub async fn run(_: InitArgs) -> Result<Verdict, Failure> {
-    install(&TABLES).await
+pub async fn run(args: InitArgs) -> Result<Verdict, Failure> {
+    install(args.databases, &TABLES).await
 }
 
 /// Installs the pool's objects and watches `tables`; shared with `kambana watch`.
-pub async fn install(tables: &[&str]) -> Result<Verdict, Failure> {
-    let config = PoolConfig::from_env()?;
+pub async fn install(databases: DatabaseArgs, tables: &[&str]) -> Result<Verdict, Failure> {
+    let config = pool_config(databases)?;
     for line in multipool::install(&config, tables).await? {
         say(line);
     }

@@ -1,6 +1,7 @@
 //! The command line: one file a command, each with its arguments, what it does, and its exit code.
 
 mod compare;
+mod databases;
 mod init;
 mod local;
 mod serve;
@@ -21,7 +22,7 @@ const DEFAULT_DATA: &str = "var";
 
 /// Two ordinary PostgreSQL databases kept identical, and a web console on top.
 #[derive(Debug, Parser)]
-#[command(name = "kambana", version, after_help = HELP, arg_required_else_help = true)]
+#[command(name = "kambana", version, after_help = HELP, arg_required_else_help = true, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -104,7 +104,7 @@ fn print(status: &Value) {
         text(&status["epoch"]),
     ));
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header([
         "side",
         "state",
@@ -130,7 +130,11 @@ fn print(status: &Value) {
     say(table);
     let events = status["events"].as_array().map_or(&[][..], Vec::as_slice);
     for event in &events[events.len().saturating_sub(EVENTS)..] {
-        say(format!("{}  {}", text(&event["at"]), text(&event["what"])));
+        say(format!(
+            "{}  {}",
+            to_seconds(&text(&event["at"])),
+            text(&event["what"])
+        ));
     }
 }
 
@@ -139,6 +143,14 @@ fn fault(fault: &Value) -> String {
         (Some(code), Some(detail)) => format!("{code}: {detail}"),
         (Some(code), None) => code.to_owned(),
         _ => text(fault),
+    }
+}
+
+/// RFC 3339 without the fraction of a second.
+fn to_seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::databases::DatabaseArgs;
 use super::{Failure, Verdict, init};
 
 /// Keep more tables identical: any table with a primary key
@@ -19,9 +20,11 @@ pub struct WatchArgs {
     /// Names of tables
     #[arg(required = true, value_name = "TABLE")]
     tables: Vec<String>,
+    #[command(flatten)]
+    databases: DatabaseArgs,
 }
 
 pub async fn run(args: WatchArgs) -> Result<Verdict, Failure> {
     let tables: Vec<&str> = args.tables.iter().map(String::as_str).collect();
-    init::install(&tables).await
+    init::install(args.databases, &tables).await
 }

@@ -86,10 +86,9 @@ impl Instance {
     /// # Errors
     /// It runs already, or does not become ready; it is not running then.
     pub async fn start(&mut self, wiring: &Wiring) -> Result<(), LocalError> {
-        fs::create_dir_all(&self.config.dir).map_err(LocalError::io(format!(
-            "cannot make {}",
-            self.config.dir.display()
-        )))?;
+        let state_dir = self.config.state_dir();
+        fs::create_dir_all(&state_dir)
+            .map_err(LocalError::io(format!("cannot make {}", state_dir.display())))?;
         for _ in 1..PORT_ATTEMPTS {
             match self.start_on_port(wiring).await {
                 Err(e) if e.is_address_in_use() && self.config.port.movable => {
@@ -143,6 +142,10 @@ impl Instance {
 }
 
 impl InstanceConfig {
+    fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
     /// The environment of `kambana serve`, `init` and the like.
     pub fn env(&self, wiring: &Wiring) -> Vec<(String, String)> {
         let text = |text: &str| text.to_owned();
@@ -159,7 +162,7 @@ impl InstanceConfig {
         for part in ["HOST", "NAME"] {
             env.push((format!("DB{}_{part}", wiring.sides.len() + 1), String::new()));
         }
-        let state_dir = self.dir.join("state").to_string_lossy().into_owned();
+        let state_dir = self.state_dir().to_string_lossy().into_owned();
         env.push((text("INSTANCE"), self.name.clone()));
         env.push((text("LISTEN"), format!("127.0.0.1:{}", self.port.number)));
         env.push((text("PEERS"), wiring.peers.join(",")));

@@ -4,13 +4,18 @@ use std::time::{Duration, Instant};
 
 /// The pauses between two looks at a condition: short at first, then longer, until the deadline.
 ///
-/// ```ignore
+/// ```no_run
+/// # use std::time::Duration;
+/// # use kambana::local::Patience;
+/// # async fn example(condition: impl Fn() -> bool) -> Result<(), String> {
 /// let mut patience = Patience::new(Duration::from_secs(5));
 /// while !condition() {
 ///     if !patience.pause().await {
-///         return Err(…);
+///         return Err("not within 5 s".into());
 ///     }
 /// }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct Patience {

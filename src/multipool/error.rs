@@ -52,7 +52,7 @@ pub enum WriteError {
     #[error("not applied: {0}")]
     NotApplied(NotApplied),
     /// Both answers were lost. The outcome becomes final by itself and is read with
-    /// [`MultiPool::operation`](super::MultiPool::operation).
+    /// [`MultiPool::operations`](super::MultiPool::operations).
     #[error("the outcome of operation {0} is not known yet")]
     Unknown(OpId),
 }

@@ -2,6 +2,7 @@
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod haproxy;
 mod load;
 mod local;
 mod support;

@@ -53,7 +53,7 @@ impl Drop for TestDir {
 pub struct Running {
     // Dropped first: nothing runs any more when the directory is deleted.
     pub stack: Stack,
-    pub dir: TestDir,
+    _dir: TestDir,
 }
 
 impl std::ops::Deref for Running {
@@ -79,7 +79,7 @@ pub async fn try_start(choose: impl FnOnce(StackOptions) -> StackOptions) -> Res
     let dir = TestDir::new();
     let options = choose(StackOptions::pair(dir.path(), &template_cache()));
     let stack = Stack::start(options).await?;
-    Ok(Running { stack, dir })
+    Ok(Running { stack, _dir: dir })
 }
 
 pub fn side(name: &str) -> SideId {

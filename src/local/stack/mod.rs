@@ -67,7 +67,7 @@ impl Stack {
                 program,
                 dir: place.dir.clone(),
                 address: wanted.address.clone(),
-                http: ports.choose(wanted.http, "the pages", "--port")?,
+                http: ports.choose(wanted.http, "the web console", "--port")?,
                 postgres: ports.choose(wanted.postgres, "HAProxy's PostgreSQL front", "--pg-front")?,
                 stats: ports.choose(wanted.stats, "HAProxy's statistics", "--stats")?,
                 admin_socket: place.haproxy_socket(),
