@@ -2,9 +2,13 @@
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod browser;
+mod conflicts;
 mod haproxy;
 mod load;
 mod local;
+mod outage;
+mod pages;
 mod support;
 mod twins;
 mod up;

@@ -106,6 +106,13 @@ pub async fn full() -> Running {
     start(|options| options.with_instances(&program()).with_haproxy()).await
 }
 
+/// Two databases and two instances, asked directly, with their addresses.
+pub async fn instances() -> (Running, [String; 2]) {
+    let stack = start(|options| options.with_instances(&program())).await;
+    let urls = [stack.instance_url(0), stack.instance_url(1)];
+    (stack, urls)
+}
+
 /// Every row of the application's tables on one side, asked by the test's own SQL.
 pub async fn dump(dsn: &str) -> Vec<String> {
     let client = connect(dsn).await.unwrap();
@@ -155,6 +162,13 @@ pub async fn number(dsn: &str, sql: &str) -> i64 {
         .await
         .unwrap()
         .get(0)
+}
+
+/// The rows of a query on one side as record text, asked by the test's own SQL.
+pub async fn rows(dsn: &str, sql: &str) -> Vec<String> {
+    let sql = format!("SELECT found::text FROM ({sql}) AS found");
+    let rows = connect(dsn).await.unwrap().query(&sql, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// Waits until both sides say that both are active in the same epoch and nothing waits for anybody.
