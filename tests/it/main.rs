@@ -2,6 +2,7 @@
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod api;
 mod browser;
 mod conflicts;
 mod haproxy;
