@@ -10,6 +10,7 @@ mod load;
 mod local;
 mod outage;
 mod pages;
+mod pool;
 mod sessions;
 mod support;
 mod twins;
