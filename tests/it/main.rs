@@ -5,6 +5,7 @@
 mod api;
 mod browser;
 mod conflicts;
+mod csv;
 mod haproxy;
 mod load;
 mod local;
