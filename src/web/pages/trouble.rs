@@ -134,6 +134,10 @@ impl Visit {
         let e = self.lang.trouble();
         let why = match error {
             ReadError::Unavailable(why) => words::not_applied(self.lang, why),
+            // The text of a page mark is the only value of an address that the database reads.
+            ReadError::Rejected { sqlstate, .. } if is_input_state(sqlstate) => {
+                return self.bad_request(place);
+            }
             ReadError::Rejected { .. } => {
                 tracing::error!(%error, path = self.path(), "a read was refused");
                 return self.plain_trouble(
@@ -262,7 +266,11 @@ impl Visit {
 
 /// Whether PostgreSQL refused the values (class 22: data, class 23: constraint) rather than the statement.
 pub fn is_input_error(error: &WriteError) -> bool {
-    matches!(error, WriteError::Rejected { sqlstate, .. } if sqlstate.starts_with("22") || sqlstate.starts_with("23"))
+    matches!(error, WriteError::Rejected { sqlstate, .. } if is_input_state(sqlstate))
+}
+
+fn is_input_state(sqlstate: &str) -> bool {
+    sqlstate.starts_with("22") || sqlstate.starts_with("23")
 }
 
 /// Seconds since 1970.
