@@ -25,7 +25,7 @@ mod words;
 
 use actix_web::http::header;
 use actix_web::web::{self, ServiceConfig, post};
-use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Resource, Route, guard};
 
 use frame::Place;
 use items::Items;
@@ -37,6 +37,7 @@ use visit::{MAX_FORM_BYTES, Visit};
 pub fn configure(config: &mut ServiceConfig) {
     config
         .app_data(web::PayloadConfig::new(MAX_FORM_BYTES))
+        .app_data(web::PathConfig::default().error_handler(|_, request| no_such_number(request)))
         .configure(configure_open)
         .service(page("/").route(get().to(session::show)))
         .service(form("/session/set", Place::Session).route(post().to(session::set)))
@@ -117,6 +118,14 @@ async fn no_page(request: HttpRequest, visit: Visit) -> HttpResponse {
             .finish();
     }
     visit.no_page()
+}
+
+/// Ten digits may be more than an id can be; such a row does not exist.
+fn no_such_number(request: &HttpRequest) -> actix_web::Error {
+    match Visit::extract(request).into_inner() {
+        Ok(visit) => visit.stop(visit.no_page()),
+        Err(error) => error,
+    }
 }
 
 /// `//host` would lead to another site.
