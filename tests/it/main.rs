@@ -14,6 +14,7 @@ mod outage;
 mod pages;
 mod pool;
 mod sessions;
+mod settings;
 mod support;
 mod twins;
 mod up;
