@@ -265,7 +265,6 @@ async fn init_refuses_what_would_not_be_twins_and_changes_nothing() {
 async fn serve_refuses_databases_that_are_not_its_twins() {
     let stack = pair().await;
     let settings = || Settings::of(&stack);
-    let secret = |text: &str| kambana::config::Secret::new(text);
     settings()
         .refused("serve", &["side a", "run `kambana init`"])
         .await;
@@ -297,19 +296,6 @@ async fn serve_refuses_databases_that_are_not_its_twins() {
     let mut same = settings();
     same.sides[1] = same.sides[0].clone();
     same.refused("serve", &["side b", "says it is side a"]).await;
-    for index in [0, 1] {
-        let named = ["side a", "side b"][index];
-        let mut wrong = settings();
-        wrong.sides[index].password = secret("not the password");
-        wrong
-            .refused("serve", &[named, "password authentication failed"])
-            .await;
-        let mut wrong = settings();
-        wrong.sides[index].database = "nothing_here".into();
-        wrong
-            .refused("serve", &[named, "\"nothing_here\" does not exist"])
-            .await;
-    }
     for (break_it, mend_it, says) in [
         (
             "ALTER TABLE items ADD COLUMN extra text",
@@ -337,9 +323,39 @@ async fn serve_refuses_databases_that_are_not_its_twins() {
     assert_eq!(done.code, Some(0), "{done:?}");
     assert_eq!(everything(&stack, "a").await, before[0]);
     assert_eq!(everything(&stack, "b").await, before[1]);
+    nobody_was_here(&stack).await;
+    stack.stop().await.unwrap();
+}
+
+/// A person's mistake in the settings of one instance must not put a healthy side out for everybody.
+#[tokio::test]
+async fn serve_refuses_a_login_that_either_side_refuses() {
+    let stack = pair().await;
+    let settings = || Settings::of(&stack);
+    let secret = |text: &str| kambana::config::Secret::new(text);
+    let done = settings().run("init").await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    for index in [0, 1] {
+        let named = ["side a", "side b"][index];
+        let mut wrong = settings();
+        wrong.sides[index].password = secret("not the password");
+        wrong
+            .refused("serve", &[named, "password authentication failed"])
+            .await;
+        let mut wrong = settings();
+        wrong.sides[index].database = "nothing_here".into();
+        wrong
+            .refused("serve", &[named, "\"nothing_here\" does not exist"])
+            .await;
+    }
+    nobody_was_here(&stack).await;
+    stack.stop().await.unwrap();
+}
+
+/// No instance that was refused has changed who is active, or left a connection.
+async fn nobody_was_here(stack: &Running) {
     for name in ["a", "b"] {
         let dsn = stack.dsn(side(name));
-        // No instance that was refused has changed who is active.
         let sql = "SELECT count(*) FROM kambana.epoch WHERE n = 1 AND members = 3";
         assert_eq!(number(&dsn, sql).await, 1, "side {name}");
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'kambana%'";
@@ -348,5 +364,4 @@ async fn serve_refuses_databases_that_are_not_its_twins() {
         })
         .await;
     }
-    stack.stop().await.unwrap();
 }
