@@ -397,7 +397,7 @@ async fn eject(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideI
         }
         fence.write(&next, &reason).await.map_err(|f| (side, f))?;
         if Some(side) == survivors.leader() {
-            sequences::align(client, side, inner.sides.count())
+            sequences::align_if_possible(client, side, inner.sides.count())
                 .await
                 .map_err(|f| (side, f))?;
         }
