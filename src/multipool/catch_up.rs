@@ -129,7 +129,7 @@ async fn fence_off(inner: &Inner, epoch: &Epoch, other: SideId, token: Uuid) -> 
         }
     };
     let stored = epoch::read(fence.client()).await?;
-    if stored.n > epoch.n || (stored.n == epoch.n && stored.members != epoch.members) {
+    if stored.n > epoch.n || (stored.n == epoch.n && !stored.same_as(epoch)) {
         return Err(Failure::Repeat(Repeat::Contention));
     }
     fence

@@ -77,7 +77,9 @@ pub enum Change {
         key: Fields,
         /// New values.
         set: Fields,
-        /// What the caller had seen; if a column differs the answer is an edit conflict.
+        /// What the caller had seen; if a column differs the answer is an edit conflict. Not part of the request's digest: a
+        /// repetition may have seen the change itself.
+        #[serde(skip)]
         expected: Option<Fields>,
     },
     /// Insert the row, or change the one that has its primary key.
@@ -93,7 +95,9 @@ pub enum Change {
         table: String,
         /// Every primary key column.
         key: Fields,
-        /// What the caller had seen; if a column differs the answer is an edit conflict.
+        /// What the caller had seen; if a column differs the answer is an edit conflict. Not part of the request's digest: a
+        /// repetition may have seen the change itself.
+        #[serde(skip)]
         expected: Option<Fields>,
     },
 }

@@ -30,6 +30,11 @@ impl Epoch {
         }
     }
 
+    /// Whether both are the same membership; the generation may differ on a side that was just installed or repaired.
+    pub fn same_as(&self, other: &Epoch) -> bool {
+        (self.n, self.members) == (other.n, other.members)
+    }
+
     /// From the columns n, parent, members, generation, starting at `first`.
     pub fn from_row(row: &Row, first: usize) -> Epoch {
         Epoch {

@@ -154,7 +154,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 Ok(Err((side, failure))) => {
                     not_before = Instant::now() + REPAIR_PAUSE;
                     let text = format!("{} failed at side {side}: {}", ended.what, words(&failure));
-                    if !matches!(failure, Failure::Repeat(_)) && text != last_failure {
+                    if matches!(failure, Failure::Repeat(_)) {
+                        tracing::debug!("{text}");
+                    } else if text != last_failure {
                         inner.event(&text);
                         last_failure = text;
                     }

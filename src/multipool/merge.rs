@@ -127,12 +127,12 @@ async fn under_fences(
     let (a, b) = (fence_a.client(), fence_b.client());
     let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
     let stored_a = epoch::read(a).await.map_err(at_a)?;
-    if stored_a != *epoch {
+    if !stored_a.same_as(epoch) {
         return Err(moved(lead, &stored_a));
     }
     let stored_b = epoch::read(b).await.map_err(at_b)?;
     let fits = match purpose {
-        Purpose::Sweep => stored_b == *epoch,
+        Purpose::Sweep => stored_b.same_as(epoch),
         Purpose::Readmit { token, .. } => stored_b.n == epoch.n && stored_b.generation == *token,
         Purpose::Align => stored_b.n < epoch.n && epoch.members.contains(other),
     };

@@ -157,25 +157,45 @@ pub async fn number(dsn: &str, sql: &str) -> i64 {
         .get(0)
 }
 
-/// Waits until both sides say that both are active in the same epoch and nothing waits for anybody.
+/// Number and members of the epoch that a side stores, and its open journal rows.
+async fn membership(dsn: &str) -> Option<(i64, i32, i64)> {
+    let client = connect(dsn).await.ok()?;
+    let row = client
+        .query_one(
+            "SELECT n, members, (SELECT count(*) FROM kambana.journal j LEFT JOIN kambana.lane l USING (lane)
+               WHERE j.lane = 0 OR (NOT l.closed AND j.batch > least(l.confirmed[1], l.confirmed[2])))
+             FROM kambana.epoch",
+            &[],
+        )
+        .await
+        .ok()?;
+    Some((row.get(0), row.get(1), row.get(2)))
+}
+
+/// Waits until both sides say that both are active in the same epoch. Writes may go on.
+pub async fn whole(stack: &Stack, limit: Duration) {
+    let sides = [stack.dsn(side("a")), stack.dsn(side("b"))];
+    eventually("both sides active in one epoch", limit, || async {
+        match (membership(&sides[0]).await, membership(&sides[1]).await) {
+            (Some((n, 3, _)), Some((m, 3, _))) => n == m,
+            _ => false,
+        }
+    })
+    .await;
+}
+
+/// As [`whole`], after the last write: and nothing waits for anybody any more.
 pub async fn healed(stack: &Stack, limit: Duration) {
     let sides = [stack.dsn(side("a")), stack.dsn(side("b"))];
-    eventually("both sides active in one epoch with nothing open", limit, || async {
-        let mut epochs = Vec::new();
-        for dsn in &sides {
-            let Ok(client) = connect(dsn).await else { return false };
-            let row = client
-                .query_one(
-                    "SELECT n, members, (SELECT count(*) FROM kambana.journal j LEFT JOIN kambana.lane l USING (lane)
-                       WHERE j.lane = 0 OR (NOT l.closed AND j.batch > least(l.confirmed[1], l.confirmed[2])))
-                     FROM kambana.epoch",
-                    &[],
-                )
-                .await;
-            let Ok(row) = row else { return false };
-            epochs.push((row.get::<_, i64>(0), row.get::<_, i32>(1), row.get::<_, i64>(2)));
-        }
-        epochs[0] == epochs[1] && epochs[0].1 == 3 && epochs[0].2 == 0
-    })
+    eventually(
+        "both sides active in one epoch with nothing open",
+        limit,
+        || async {
+            match (membership(&sides[0]).await, membership(&sides[1]).await) {
+                (Some((n, 3, 0)), Some((m, 3, 0))) => n == m,
+                _ => false,
+            }
+        },
+    )
     .await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kambana::local::{Action, Target};
 
 use crate::load::{History, Load, check};
-use crate::support::{Running, full, healed, number, side};
+use crate::support::{Running, full, healed, number, side, whole};
 
 /// A crash costs at most this much between two successful writes; a freeze three times as much.
 const CRASH_BUDGET: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ async fn side_fault(name: &str, break_it: Action, mend_it: Action, budget: Durat
     assert!(epoch(&stack, other).await > before);
     stack.act(mend_it, target).await.unwrap();
     load.more(200).await;
-    healed(&stack, Duration::from_secs(30)).await;
+    whole(&stack, Duration::from_secs(30)).await;
     load.more(100).await;
     let history = load.stop().await;
     finish(&stack, &history, budget).await;
@@ -121,7 +121,7 @@ async fn both_sides_are_restarted_one_after_the_other() {
         load.more(100).await;
         assert!(epoch(&stack, other).await > before, "side {name} was away");
         stack.act(Action::Start, target).await.unwrap();
-        healed(&stack, Duration::from_secs(30)).await;
+        whole(&stack, Duration::from_secs(30)).await;
         load.more(100).await;
     }
     let history = load.stop().await;

@@ -49,13 +49,13 @@ const SET_OP_SQL: &str = "-- write::set_op()\nSELECT set_config('kambana.op', $1
 
 /// Batches of other writers that changed these keys here and are not known to be on the leader.
 const GUARD_SQL: &str = "-- write::guard()
-SELECT j.lane, j.batch FROM kambana.lane AS l
-JOIN kambana.journal AS j ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0)
-JOIN unnest($2::text[], $3::text[]) AS k(tbl, key) ON j.tbl = k.tbl AND (j.key = k.key OR j.old_key = k.key)
-WHERE NOT l.closed AND l.lane <> $4
-UNION
-SELECT 0, 0 FROM kambana.journal AS j JOIN unnest($2::text[], $3::text[]) AS k(tbl, key)
-    ON j.tbl = k.tbl AND j.key = k.key WHERE j.lane = 0";
+WITH k AS (SELECT * FROM unnest($2::text[], $3::text[]) AS k(tbl, key)),
+o AS (SELECT j.lane, j.batch, j.tbl, j.key, j.old_key FROM kambana.lane AS l
+    JOIN kambana.journal AS j ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0)
+    WHERE NOT l.closed AND l.lane <> $4)
+SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
+UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
+UNION SELECT 0, 0 FROM k JOIN kambana.journal AS j ON j.lane = 0 AND (j.tbl, j.key) = (k.tbl, k.key)";
 
 /// How many of these batches the leader lacks.
 const LACKING_SQL: &str = "-- write::lacking()
