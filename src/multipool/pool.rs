@@ -331,6 +331,33 @@ impl MultiPool {
                 return Err(ConnectError(format!("side {side} {fault}")));
             }
         }
+        self.same_structure().await
+    }
+
+    /// Refuses to start on sides whose watched tables differ: the same write could succeed on one and fail on the
+    /// other.
+    async fn same_structure(&self) -> Result<(), ConnectError> {
+        let mut first: Option<Fingerprint> = None;
+        for side in self.inner.well().iter() {
+            let found = async {
+                let conn = Conn::open(&self.inner.sides[side].writes).await?;
+                super::catalog::fingerprint(conn.client()?).await
+            };
+            let Ok(Ok(found)) = timeout(self.inner.config.probe_deadline * 2, found).await else {
+                // It was well a moment ago; health will say what is wrong with it.
+                continue;
+            };
+            match &first {
+                None => first = Some(found),
+                Some(first) => {
+                    if let Some(difference) = super::catalog::difference(first, &found) {
+                        return Err(ConnectError(format!(
+                            "side {side}: {difference}; make the schemas equal"
+                        )));
+                    }
+                }
+            }
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 mod haproxy;
 mod load;
 mod local;
+mod pool;
 mod support;
 mod twins;
 mod up;

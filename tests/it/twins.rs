@@ -170,3 +170,50 @@ async fn instances_are_killed_and_retries_apply_once() {
     check(&stack, &history).await;
     stack.stop().await.unwrap();
 }
+
+/// actix drops a handler when the client resets the connection: the operation must not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_reset_at_random_moments_leave_whole_operations() {
+    use tokio::io::AsyncWriteExt;
+
+    let stack = full().await;
+    let mut dice = crate::load::Dice::new(42);
+    let mut ops = Vec::new();
+    for n in 0..100 {
+        let op = uuid::Uuid::now_v7();
+        let url = both(&stack)[n % 2].replace("http://", "");
+        let body = format!("{{\"name\":\"reset {n}\"}}");
+        let request = format!(
+            "POST /api/items HTTP/1.1\r\nHost: {url}\r\nContent-Type: application/json\r\nIdempotency-Key: {op}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut socket = tokio::net::TcpStream::connect(&url).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        // A moment inside the life of the request, not a wait for something.
+        tokio::time::sleep(Duration::from_micros(dice.below(12_000))).await;
+        // Lingering for no time makes the close a reset.
+        socket.set_zero_linger().unwrap();
+        drop(socket);
+        ops.push(op);
+    }
+    healed(&stack, Duration::from_secs(20)).await;
+    crate::support::assert_identical(&stack).await;
+    let mut applied = Vec::new();
+    for name in ["a", "b"] {
+        let client = crate::support::connect(&stack.dsn(side(name))).await.unwrap();
+        let text = "SELECT count(*) FROM kambana.op WHERE op = ANY($1) AND applied";
+        let known: i64 = client.query_one(text, &[&ops]).await.unwrap().get(0);
+        let rows = number(
+            &stack.dsn(side(name)),
+            "SELECT count(*) FROM items WHERE name LIKE 'reset %'",
+        )
+        .await;
+        assert_eq!(known, rows, "every operation is one row on side {name}");
+        applied.push(rows);
+    }
+    assert_eq!(applied[0], applied[1]);
+    assert!(applied[0] > 0, "some got through before their reset");
+    println!("{} of 100 were applied", applied[0]);
+    stack.stop().await.unwrap();
+}
