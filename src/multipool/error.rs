@@ -72,6 +72,16 @@ pub enum NotApplied {
         "side {0} answers, but it was out when the last write was made; waiting for the side that has it"
     )]
     NoAuthority(SideId),
+    /// This instance does not hear a side that other instances do.
+    #[error(
+        "this instance cannot reach side {0}, but another instance can; it takes no part until it can again"
+    )]
+    Isolated(SideId),
+    /// Two sides were made active apart from each other.
+    #[error(
+        "the sides were made active apart from each other and may both have changes; a person must decide"
+    )]
+    Split,
     /// Somebody holds a lock that this write needs.
     #[error("another program holds a lock on this data")]
     Locked,

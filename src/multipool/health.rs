@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 use super::connection::{Failure, Purpose, pg_config, words};
 use super::epoch::{self, Epoch};
 use super::pool::Inner;
-use super::{SideFault, SideId, catalog, install};
+use super::{SideFault, SideId, SideSet, catalog, install};
 
 /// Every so many heartbeats one goes over a fresh connection.
 const FRESH_EVERY: u64 = 4;
@@ -37,6 +37,10 @@ pub(super) struct Health {
     pub server_version: Option<String>,
     /// Journal rows that wait for another side and have waited for longer than a write takes.
     pub leftovers: bool,
+    /// Sides that other instances have reached a moment ago, as they have said on this side.
+    pub others_reach: SideSet,
+    /// Why the epoch that this side stores was made.
+    pub reason: String,
 }
 
 impl Health {
@@ -58,18 +62,24 @@ struct Beat {
     epoch: Epoch,
     server_version: String,
     leftovers: bool,
+    others_reach: SideSet,
+    reason: String,
 }
 
 const BEAT_SQL: &str = "-- health::beat()
 WITH h AS (
-    INSERT INTO kambana.heartbeat AS h (instance, beat, at) VALUES ($1, $2, clock_timestamp())
-    ON CONFLICT (instance) DO UPDATE SET beat = EXCLUDED.beat, at = EXCLUDED.at RETURNING beat)
+    INSERT INTO kambana.heartbeat AS h (instance, beat, reaches, at) VALUES ($1, $2, $3, clock_timestamp())
+    ON CONFLICT (instance) DO UPDATE SET beat = EXCLUDED.beat, reaches = EXCLUDED.reaches, at = EXCLUDED.at
+    RETURNING beat)
 SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_version'),
     EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0)
     OR EXISTS (SELECT FROM kambana.lane l JOIN kambana.op o ON o.lane = l.lane
         AND o.batch > (SELECT min(coalesce(l.confirmed[i + 1], 0)) FROM generate_series(0, 15) AS i
                        WHERE e.members & (1 << i) <> 0)
-        WHERE NOT l.closed AND o.at < clock_timestamp() - interval '2 s')
+        WHERE NOT l.closed AND o.at < clock_timestamp() - interval '2 s'),
+    (SELECT coalesce(bit_or(p.reaches), 0) FROM kambana.heartbeat AS p
+      WHERE p.instance <> $1 AND p.at > clock_timestamp() - interval '1.5 s'),
+    e.reason
 FROM h, kambana.epoch e";
 
 impl Prober {
@@ -99,8 +109,9 @@ impl Prober {
             self.check_fit(client).await?;
         }
         let beat = self.beats as i64;
+        let reaches = self.inner.well().with(self.side).mask();
         let row = client
-            .query_one(BEAT_SQL, &[&self.inner.config.instance, &beat])
+            .query_one(BEAT_SQL, &[&self.inner.config.instance, &beat, &reaches])
             .await?;
         if row.get::<_, i64>(0) != beat {
             return Err(Failure::Side(SideFault::Unfit(
@@ -111,6 +122,8 @@ impl Prober {
             epoch: Epoch::from_row(&row, 1),
             server_version: row.get(5),
             leftovers: row.get(6),
+            others_reach: SideSet::from_mask(row.get(7)),
+            reason: row.get(8),
         })
     }
 
@@ -174,6 +187,8 @@ impl Prober {
                     }
                     health.epoch = Some(beat.epoch);
                     health.leftovers = beat.leftovers;
+                    health.others_reach = beat.others_reach;
+                    health.reason = beat.reason;
                     health.server_version = Some(beat.server_version);
                     health.heartbeat_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
                     health.seen_at = Some(SystemTime::now());

@@ -84,6 +84,7 @@ COMMENT ON TABLE kambana.watched IS 'Tables kept identical';
 CREATE TABLE IF NOT EXISTS kambana.heartbeat (
     instance text PRIMARY KEY,
     beat     bigint NOT NULL,
+    reaches  integer NOT NULL,             -- bit mask of the sides that answer this instance
     at       timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE kambana.heartbeat IS 'Written and read back by every instance''s health probe';

@@ -25,6 +25,10 @@ const REPAIR_PAUSE: Duration = Duration::from_millis(500);
 /// How long an ejection tries to get the fence of the survivor.
 const EJECT_DEADLINE: Duration = Duration::from_secs(4);
 
+/// A side that others hear and we do not: after this long it is we who are cut off. Before, the others may not have
+/// noticed yet.
+const ISOLATED_AFTER: Duration = Duration::from_secs(3);
+
 /// What is seen of one side.
 #[derive(Clone, Debug, Default)]
 struct Seen {
@@ -33,6 +37,7 @@ struct Seen {
     leftovers: bool,
     /// When it last answered a heartbeat.
     answered: Option<std::time::Instant>,
+    others_reach: SideSet,
     /// It did not refuse, it said nothing: since when.
     silent: Option<std::time::Instant>,
 }
@@ -62,7 +67,7 @@ enum Action {
 ///
 /// The data rule: only a side that stores the latest known epoch and is a member of it may be written. A side that was
 /// out when the last write was made stores an older epoch.
-fn next(epoch: &Epoch, sides: &PerSide<Seen>) -> Action {
+fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action {
     let newest = sides
         .iter()
         .filter(|(_, s)| s.well)
@@ -87,8 +92,33 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>) -> Action {
                 .map_or(NotApplied::NoSide, NotApplied::NoAuthority),
         );
     }
+    // One number, two memberships: two instances have acted apart. Nothing may be written before somebody decides.
+    if sides.iter().any(|(_, s)| {
+        s.well
+            && s.epoch
+                .is_some_and(|e| e.n == epoch.n && e.members != epoch.members)
+    }) {
+        return Action::Refuse(NotApplied::Split);
+    }
     let dead = epoch.members.minus(well);
     if !dead.is_empty() {
+        // A side that others hear is not dead; it is we who are cut off from it.
+        let silent = |side: &SideId| sides[*side].silent.is_some();
+        let heard = |side: &SideId| {
+            authority
+                .iter()
+                .any(|other| sides[other].others_reach.contains(*side))
+        };
+        if let Some(side) = dead.iter().find(|side| silent(side) && heard(side)) {
+            let long = sides[side]
+                .silent
+                .is_some_and(|since| now.duration_since(since) > ISOLATED_AFTER);
+            return if long {
+                Action::Refuse(NotApplied::Isolated(side))
+            } else {
+                Action::AskOthers(authority)
+            };
+        }
         // A machine that has no time for us makes every side look silent.
         let asked = |since| {
             authority
@@ -122,6 +152,7 @@ fn look(inner: &Inner) -> PerSide<Seen> {
             epoch: health.epoch,
             leftovers: health.leftovers,
             answered: health.answered,
+            others_reach: health.others_reach,
             silent: health.doubted.filter(|_| health.fault == Some(SideFault::Silent)),
         }
     })
@@ -181,7 +212,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
 /// One decision and what follows from it.
 async fn step(inner: &Arc<Inner>, repair: &mut Option<Repair>, not_before: Instant) {
     let epoch = inner.view().epoch;
-    let action = next(&epoch, &look(inner));
+    let action = next(&epoch, &look(inner), std::time::Instant::now());
     if !matches!(action, Action::Refuse(_) | Action::Adopt(_)) {
         allow(inner, &epoch).await;
     }
@@ -227,14 +258,14 @@ fn start_repair(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair {
             let done = match (leader, side) {
                 (Some(leader), Some(side)) if purpose_is_align => {
                     merge::merge(&inner, &epoch, leader, side, Purpose::Align).await?;
-                    note_epoch(&inner, SideSet::EMPTY.with(side), epoch);
+                    note_epoch(&inner, SideSet::EMPTY.with(side), epoch, "readmission finished");
                     inner.event(format!("side {side} stores the current epoch again"));
                     Ok(())
                 }
                 (Some(leader), Some(side)) => {
                     match catch_up::catch_up(&inner, &epoch, leader, side).await? {
                         Caught::Up { epoch, keys } => {
-                            note_epoch(&inner, SideSet::EMPTY.with(leader).with(side), epoch);
+                            note_epoch(&inner, SideSet::EMPTY.with(leader).with(side), epoch, "");
                             adopt(&inner, epoch).await;
                             inner.event(format!(
                                 "side {side} is up to date ({keys} keys copied) and active again"
@@ -265,10 +296,11 @@ fn start_repair(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair {
 }
 
 /// Sides that have just stored this epoch, so that the next decision need not wait for their heartbeats.
-fn note_epoch(inner: &Inner, sides: SideSet, epoch: Epoch) {
+fn note_epoch(inner: &Inner, sides: SideSet, epoch: Epoch, reason: &str) {
     for side in sides.iter() {
         inner.sides[side].health.send_modify(|health| {
             health.epoch = Some(epoch);
+            health.reason = reason.to_owned();
             health.leftovers = false;
         });
     }
@@ -291,7 +323,13 @@ async fn adopt(inner: &Inner, epoch: Epoch) {
         newer
     });
     if changed {
-        inner.event(format!("epoch {}: active sides {}", epoch.n, epoch.members));
+        let why = inner.sides.iter().find_map(|(_, side)| {
+            let health = side.health.borrow();
+            (health.epoch.is_some_and(|e| e.same_as(&epoch)) && !health.reason.is_empty())
+                .then(|| health.reason.clone())
+        });
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        inner.event(format!("epoch {}: active sides {}{why}", epoch.n, epoch.members));
     }
 }
 
@@ -353,7 +391,7 @@ async fn eject(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideI
         if stored.n > epoch.n {
             fence.release().await.map_err(|f| (side, f))?;
             conn.set_busy(false);
-            note_epoch(inner, SideSet::EMPTY.with(side), stored);
+            note_epoch(inner, SideSet::EMPTY.with(side), stored, "");
             adopt(inner, stored).await;
             return Ok(());
         }
@@ -365,7 +403,7 @@ async fn eject(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideI
         }
         fence.commit().await.map_err(|f| (side, f))?;
         conn.set_busy(false);
-        note_epoch(inner, SideSet::EMPTY.with(side), next);
+        note_epoch(inner, SideSet::EMPTY.with(side), next, "");
     }
     inner.event(format!("{reason}; going on with {survivors}"));
     adopt(inner, next).await;
@@ -381,7 +419,7 @@ impl Inner {
             if let Ok(Ok(found)) = asked
                 && found.n > self.view.borrow().epoch.n
             {
-                note_epoch(self, SideSet::EMPTY.with(side), found);
+                note_epoch(self, SideSet::EMPTY.with(side), found, "");
                 adopt(self, found).await;
             }
         }
@@ -423,6 +461,7 @@ mod tests {
 
     #[test]
     fn decisions() {
+        let now = std::time::Instant::now();
         let (a, b): (SideId, SideId) = ("a".parse().unwrap(), "b".parse().unwrap());
         for (known, seen, action) in [
             (epoch(1, "ab"), [(true, 1, "ab"), (true, 1, "ab")], Action::Rest),
@@ -469,18 +508,33 @@ mod tests {
                 Action::Refuse(NotApplied::NoAuthority(b)),
             ),
         ] {
-            assert_eq!(next(&known, &sides(&seen)), action, "{known:?} {seen:?}");
+            assert_eq!(next(&known, &sides(&seen), now), action, "{known:?} {seen:?}");
         }
+        let mut split = sides(&[(true, 2, "a"), (true, 2, "b")]);
+        assert_eq!(
+            next(&epoch(2, "a"), &split, now),
+            Action::Refuse(NotApplied::Split)
+        );
+        split[b].well = false;
+        assert_eq!(next(&epoch(2, "a"), &split, now), Action::Rest);
         // Silence counts when somebody else has answered since it began.
-        let began = std::time::Instant::now();
+        let began = now;
         let mut silence = sides(&[(true, 1, "ab"), (false, 1, "ab")]);
         silence[b].silent = Some(began);
         silence[a].answered = Some(began);
-        assert_eq!(next(&epoch(1, "ab"), &silence), Action::AskOthers(set("a")));
+        assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::AskOthers(set("a")));
         silence[a].answered = Some(began + Duration::from_millis(1));
-        assert_eq!(next(&epoch(1, "ab"), &silence), Action::Eject(set("b")));
+        assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::Eject(set("b")));
+        silence[a].others_reach = set("ab");
+        // Others hear it: perhaps they have not noticed yet; after a while it is we who are cut off.
+        assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::AskOthers(set("a")));
+        let later = now + ISOLATED_AFTER * 2;
+        assert_eq!(
+            next(&epoch(1, "ab"), &silence, later),
+            Action::Refuse(NotApplied::Isolated(b))
+        );
         let mut leftovers = sides(&[(true, 1, "ab"), (true, 1, "ab")]);
         leftovers[b].leftovers = true;
-        assert_eq!(next(&epoch(1, "ab"), &leftovers), Action::Sweep);
+        assert_eq!(next(&epoch(1, "ab"), &leftovers, now), Action::Sweep);
     }
 }

@@ -205,7 +205,7 @@ async fn under_fences(
 
     match purpose {
         Purpose::Sweep => {}
-        Purpose::Align => fence_b.write(epoch, "aligned").await.map_err(at_b)?,
+        Purpose::Align => fence_b.write(epoch, "readmission finished").await.map_err(at_b)?,
         Purpose::Readmit { next, .. } => {
             let reason = format!("side {other} readmitted");
             fence_a.write(next, &reason).await.map_err(at_a)?;

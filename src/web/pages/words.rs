@@ -31,6 +31,8 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::Overloaded => t.overloaded.to_owned(),
         NotApplied::NoSide => t.no_side.to_owned(),
         NotApplied::NoAuthority(side) => fill(t.no_authority, &[side]),
+        NotApplied::Isolated(side) => fill(t.isolated, &[side]),
+        NotApplied::Split => t.split.to_owned(),
         NotApplied::Locked => t.locked.to_owned(),
         NotApplied::Deadline => t.deadline.to_owned(),
         NotApplied::Abandoned => t.abandoned.to_owned(),
@@ -40,9 +42,12 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
 
 /// A reason that comes as the heart's own sentence: translated if it is one of those it always uses.
 pub fn refusal(lang: Lang, sentence: &str) -> String {
-    use NotApplied::{Abandoned, Closing, Deadline, Locked, NoAuthority, NoSide, Overloaded};
-    let sides = (0..MAX_SIDES).filter_map(SideId::from_index).map(NoAuthority);
-    [Overloaded, NoSide, Locked, Deadline, Abandoned, Closing]
+    use NotApplied::{
+        Abandoned, Closing, Deadline, Isolated, Locked, NoAuthority, NoSide, Overloaded, Split,
+    };
+    let ids = || (0..MAX_SIDES).filter_map(SideId::from_index);
+    let sides = ids().map(NoAuthority).chain(ids().map(Isolated));
+    [Overloaded, NoSide, Split, Locked, Deadline, Abandoned, Closing]
         .into_iter()
         .chain(sides)
         .find(|known| known.to_string() == sentence)
