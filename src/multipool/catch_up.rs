@@ -225,7 +225,10 @@ async fn pass(
 /// One snapshot of the leader with two cursors: operations and journal rows that are open for `other`.
 async fn begin_pass(client: &Client, other: SideId, since: Option<&str>) -> Result<String, Failure> {
     client
-        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '60s'")
+        .batch_execute(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '60s'; \
+             SET LOCAL idle_in_transaction_session_timeout = '5min'",
+        )
         .await?;
     let row = client
         .query_one(
@@ -308,28 +311,13 @@ struct Chunk<'a> {
 }
 
 async fn write_chunk(to: &Client, epoch: &Epoch, token: Uuid, chunk: &Chunk<'_>) -> Result<(), Failure> {
-    match try_chunk(to, epoch, token, chunk, false).await {
-        // Rows of one chunk may have exchanged unique values: take them all out, then put them in.
-        Err(Failure::Rejected(r)) if r.sqlstate == "23505" => {
-            to.batch_execute("ROLLBACK").await?;
-            try_chunk(to, epoch, token, chunk, true).await
-        }
-        other => other,
-    }
-}
-
-async fn try_chunk(
-    to: &Client,
-    epoch: &Epoch,
-    token: Uuid,
-    chunk: &Chunk<'_>,
-    clear_first: bool,
-) -> Result<(), Failure> {
-    to.batch_execute("BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE")
-        .await?;
+    to.batch_execute(
+        "BEGIN; SET LOCAL statement_timeout = '60s'; LOCK TABLE kambana.fence IN ROW SHARE MODE",
+    )
+    .await?;
     let row = to
         .query_one(
-            "-- catch_up::try_chunk()\nSELECT count(*), set_config('kambana.apply', 'on', true) FROM kambana.epoch \
+            "-- catch_up::write_chunk()\nSELECT count(*), set_config('kambana.apply', 'on', true) FROM kambana.epoch \
              WHERE n = $1 AND generation = $2",
             &[&epoch.n, &token],
         )
@@ -344,12 +332,6 @@ async fn try_chunk(
     // A repeated pass brings the same rows again.
     forget_batches(to, &entries).await?;
     journal::insert(to, &entries).await?;
-    if clear_first {
-        for (table, (there, _)) in chunk.found {
-            let keys = keys_of(to, table, there).await?;
-            to.execute(&table.delete_sql, &[&keys]).await?;
-        }
-    }
     write_images(to, chunk.found).await?;
     to.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; COMMIT").await?;
     Ok(())
@@ -367,29 +349,4 @@ async fn forget_batches(to: &Client, entries: &[Entry]) -> Result<(), Failure> {
     )
     .await?;
     Ok(())
-}
-
-/// The keys of images, as the server writes them.
-async fn keys_of(
-    to: &Client,
-    table: &super::catalog::Table,
-    images: &[String],
-) -> Result<Vec<String>, Failure> {
-    let key: Vec<String> = table
-        .key
-        .iter()
-        .map(|k| format!("r.{}", super::catalog::ident(k)))
-        .collect();
-    let sql = format!(
-        "-- catch_up::keys_of()\nSELECT ROW({})::{}::text FROM unnest($1::text[]::{}[]) AS r",
-        key.join(", "),
-        super::catalog::key_type(&table.name),
-        super::catalog::row_type(&table.name)
-    );
-    Ok(to
-        .query(&sql, &[&images])
-        .await?
-        .iter()
-        .map(|row| row.get(0))
-        .collect())
 }

@@ -161,16 +161,16 @@ async fn take_snapshots(
     let taken = async {
         for (side, client) in fences.iter() {
             client
-                .batch_execute("BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE kambana.fence IN EXCLUSIVE MODE")
+                .batch_execute(
+                    "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE kambana.fence IN EXCLUSIVE MODE",
+                )
                 .await
                 .map_err(|e| (side, e.into()))?;
         }
         // The SELECT takes the snapshot; BEGIN alone does not.
         for (side, client) in snapshots.iter() {
             client
-                .batch_execute(
-                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '10min'; SELECT 1",
-                )
+                .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1")
                 .await
                 .map_err(|e| (side, e.into()))?;
         }

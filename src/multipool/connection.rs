@@ -58,6 +58,11 @@ pub(super) fn pg_config(side: &SideConfig, pool: &PoolConfig, purpose: Purpose) 
         .user(&side.user)
         .application_name(format!("kambana {}", pool.instance))
         .connect_timeout(pool.probe_deadline)
+        // A host that is cut off sends nothing, not even a reset.
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(2)
+        .tcp_user_timeout(Duration::from_secs(10))
         .options(options);
     if !side.password.expose().is_empty() {
         config.password(side.password.expose());
@@ -293,6 +298,13 @@ pub(super) async fn connect_all(config: &PoolConfig) -> Result<PerSide<Client>, 
                 tracing::debug!(%error, "connection of a command ended");
             }
         });
+        // A command may look at one side for minutes while its transaction on another one waits.
+        client
+            .batch_execute(
+                "SET statement_timeout = '10min'; SET idle_in_transaction_session_timeout = '20min'",
+            )
+            .await
+            .map_err(|e| (side, e.into()))?;
         clients.push(client);
     }
     let mut clients = clients.into_iter();

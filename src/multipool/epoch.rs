@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Row};
@@ -114,6 +115,8 @@ impl<'a> Fence<'a> {
 /// side is away could believe a side that was out.
 pub(super) struct StateFile {
     path: PathBuf,
+    /// The number of the epoch that the file holds: it never goes back, whoever stores.
+    stored: Mutex<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -138,6 +141,7 @@ impl StateFile {
             .collect();
         Ok(StateFile {
             path: dir.join(format!("epoch-{safe}.json")),
+            stored: Mutex::new(0),
         })
     }
 
@@ -161,11 +165,15 @@ impl StateFile {
         }))
     }
 
-    /// Replaces the file and waits for the disk.
+    /// Replaces the file and waits for the disk; an epoch that is not newer than the file's changes nothing.
     ///
     /// # Errors
     /// The disk's error, with the path.
     pub fn store(&self, lineage: Uuid, epoch: &Epoch) -> Result<(), String> {
+        let mut newest = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if epoch.n <= *newest {
+            return Ok(());
+        }
         let stored = Stored {
             lineage,
             epoch: epoch.n,
@@ -188,7 +196,9 @@ impl StateFile {
                 None => Ok(()),
             }
         };
-        write().map_err(|e| format!("{}: {e}", self.path.display()))
+        write().map_err(|e| format!("{}: {e}", self.path.display()))?;
+        *newest = epoch.n;
+        Ok(())
     }
 }
 

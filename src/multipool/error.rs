@@ -77,6 +77,9 @@ pub enum NotApplied {
         "this instance cannot reach side {0}, but another instance can; it takes no part until it can again"
     )]
     Isolated(SideId),
+    /// What this instance knew before it was restarted cannot be read.
+    #[error("this instance's own record of the active sides cannot be read: {0}")]
+    NoMemory(String),
     /// Two sides were made active apart from each other.
     #[error(
         "the sides were made active apart from each other and may both have changes; a person must decide"

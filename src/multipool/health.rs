@@ -4,6 +4,7 @@
 //! connections working: only a fresh connection sees it. `SELECT 1` sees neither a full disk nor a read-only server.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use tokio::time::timeout;
@@ -105,7 +106,8 @@ impl Prober {
         let Some(client) = &self.client else {
             return Err(Failure::Side(SideFault::Silent));
         };
-        if !self.inner.health(self.side).is_well() || self.beats.is_multiple_of(FIT_EVERY) {
+        let refit = self.inner.sides[self.side].refit.swap(false, Ordering::AcqRel);
+        if refit || !self.inner.health(self.side).is_well() || self.beats.is_multiple_of(FIT_EVERY) {
             self.check_fit(client).await?;
         }
         let beat = self.beats as i64;
@@ -118,8 +120,15 @@ impl Prober {
                 "a heartbeat was written but not read back".into(),
             )));
         }
+        let epoch = Epoch::from_row(&row, 1);
+        if !epoch.members.is_subset(self.inner.sides.all()) {
+            return Err(Failure::Side(SideFault::Unfit(format!(
+                "it belongs to a pool with the sides {}; give them all (DB3_* and so on)",
+                epoch.members
+            ))));
+        }
         Ok(Beat {
-            epoch: Epoch::from_row(&row, 1),
+            epoch,
             server_version: row.get(5),
             leftovers: row.get(6),
             others_reach: SideSet::from_mask(row.get(7)),
@@ -198,8 +207,11 @@ impl Prober {
                     if health.fault.as_ref() != Some(&fault) {
                         tracing::warn!(%side, %fault, "side is in trouble");
                     }
+                    // The first time counts: how long it has been silent.
+                    if health.fault.as_ref() != Some(&fault) {
+                        health.doubted = Some(doubted);
+                    }
                     health.fault = Some(fault);
-                    health.doubted = Some(doubted);
                 }
             }
         });

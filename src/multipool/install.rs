@@ -52,7 +52,7 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
             done.push(format!("side {side}: objects of the pool are there"));
         }
         client
-            .batch_execute("BEGIN; SET LOCAL statement_timeout = '60s'")
+            .batch_execute("BEGIN")
             .await
             .map_err(|e| at((side, e.into())))?;
         client
@@ -85,7 +85,8 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
             .map_err(|f| at((side, f)))?;
     }
     let catalog = same_structure(&clients).await?;
-    if first_epoch.members == clients.all() {
+    // A side that joins must hold what the others hold: catch-up brings only what is in the journal.
+    if known.is_none() || identities.iter().any(Option::is_none) {
         refuse_different_rows(&clients, &catalog).await?;
     }
     for (side, client) in clients.iter() {
@@ -277,7 +278,11 @@ async fn watch_on(client: &Client, name: &str) -> Result<(), String> {
                     i.indexrelid IS NOT NULL, coalesce(i.indimmediate, true),
                     (SELECT string_agg(t.tgname, ', ') FROM pg_trigger t
                       WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgname NOT LIKE '!kambana%'),
-                    current_user::text
+                    current_user::text,
+                    (SELECT string_agg(k.conname, ', ') FROM pg_constraint k
+                      WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid)),
+                    (SELECT string_agg(x.indexrelid::regclass::text, ', ') FROM pg_index x
+                      WHERE x.indrelid = c.oid AND x.indisunique AND NOT x.indisprimary)
              FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
              WHERE c.relname = $1 AND c.relnamespace = 'public'::regnamespace",
             &[&name],

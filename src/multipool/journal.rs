@@ -1,6 +1,7 @@
 //! The compensation journal: rows of `kambana.journal` and `kambana.op`, how they are read and written.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
@@ -147,10 +148,11 @@ pub(super) struct OpRow {
     pub epoch: i64,
     pub applied: bool,
     pub result: Option<String>,
+    pub at: SystemTime,
 }
 
 /// Columns of an [`OpRow`].
-pub(super) const OP_COLUMNS: &str = "o.op, o.digest, o.lane, o.batch, o.epoch, o.applied, o.result";
+pub(super) const OP_COLUMNS: &str = "o.op, o.digest, o.lane, o.batch, o.epoch, o.applied, o.result, o.at";
 
 impl OpRow {
     /// From a row that starts with [`OP_COLUMNS`].
@@ -163,6 +165,7 @@ impl OpRow {
             epoch: row.get(4),
             applied: row.get(5),
             result: row.get(6),
+            at: row.get(7),
         }
     }
 }
@@ -179,13 +182,14 @@ pub(super) async fn insert_ops(client: &Client, ops: &[OpRow]) -> Result<(), Fai
     let epochs: Vec<i64> = ops.iter().map(|o| o.epoch).collect();
     let applied: Vec<bool> = ops.iter().map(|o| o.applied).collect();
     let results: Vec<Option<&str>> = ops.iter().map(|o| o.result.as_deref()).collect();
+    let times: Vec<SystemTime> = ops.iter().map(|o| o.at).collect();
     client
         .execute(
-            "-- journal::insert_ops()\nINSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result) \
+            "-- journal::insert_ops()\nINSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result, at) \
              SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bool[], \
-             $7::text[]) ON CONFLICT (op) DO UPDATE SET (digest, lane, batch, epoch, applied, result) = \
+             $7::text[], $8::timestamptz[]) ON CONFLICT (op) DO UPDATE SET (digest, lane, batch, epoch, applied, result) = \
              (EXCLUDED.digest, EXCLUDED.lane, EXCLUDED.batch, EXCLUDED.epoch, EXCLUDED.applied, EXCLUDED.result)",
-            &[&ids, &digests, &lanes, &batches, &epochs, &applied, &results],
+            &[&ids, &digests, &lanes, &batches, &epochs, &applied, &results, &times],
         )
         .await?;
     Ok(())

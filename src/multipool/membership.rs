@@ -56,7 +56,7 @@ enum Action {
     /// These members are in trouble; others go on without them.
     Eject(SideSet),
     /// A member has not stored the epoch it is a member of.
-    Align(SideId),
+    Align { side: SideId, from: SideId },
     /// A side that is out answers again.
     CatchUp(SideId),
     /// Something on an active side waits for another.
@@ -132,8 +132,8 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action
             Action::AskOthers(authority)
         };
     }
-    if let Some(side) = epoch.members.minus(authority).iter().next() {
-        return Action::Align(side);
+    if let (Some(side), Some(from)) = (epoch.members.minus(authority).leader(), authority.leader()) {
+        return Action::Align { side, from };
     }
     if let Some(side) = well.minus(epoch.members).iter().next() {
         return Action::CatchUp(side);
@@ -166,15 +166,7 @@ struct Repair {
 
 /// The named background task `membership`.
 pub(super) async fn run(inner: Arc<Inner>) {
-    if let Some(lineage) = inner.lineage.get() {
-        match inner.state_file.load(*lineage) {
-            Ok(Some(stored)) => inner.view.send_modify(|view| view.epoch = stored),
-            Ok(None) => {}
-            Err(error) => inner.event(format!(
-                "the state file cannot be used, the sides are asked instead: {error}"
-            )),
-        }
-    }
+    let mut remembered = false;
     let mut repair: Option<Repair> = None;
     let mut not_before = Instant::now();
     let mut last_failure = String::new();
@@ -197,7 +189,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
             }
             inner.view.send_modify(|view| view.catching_up = None);
         }
-        step(&inner, &mut repair, not_before).await;
+        remembered = remembered || remember(&inner);
+        if remembered {
+            step(&inner, &mut repair, not_before).await;
+        }
         tokio::select! {
             () = inner.stir.notified() => {}
             () = tokio::time::sleep(TICK) => {}
@@ -206,6 +201,27 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
     if let Some(repair) = repair {
         repair.handle.abort();
+    }
+}
+
+/// Reads the state file, once a side has told which pool this is: before any side is believed. A file that cannot be
+/// read refuses writes; guessing would break the promise it is for.
+fn remember(inner: &Inner) -> bool {
+    let Some(lineage) = inner.lineage.get() else {
+        return false;
+    };
+    match inner.state_file.load(*lineage) {
+        Ok(stored) => {
+            if let Some(stored) = stored.filter(|e| e.members.is_subset(inner.sides.all())) {
+                inner.view.send_modify(|view| view.epoch = stored);
+            }
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "the state file cannot be read");
+            refuse(inner, NotApplied::NoMemory(error));
+            false
+        }
     }
 }
 
@@ -226,14 +242,14 @@ async fn step(inner: &Arc<Inner>, repair: &mut Option<Repair>, not_before: Insta
         Action::AskOthers(others) => others
             .iter()
             .for_each(|side| inner.sides[side].doubted.notify_one()),
-        Action::Eject(dead) => match eject(inner, &epoch, dead).await {
+        Action::Eject(dead) => match ejected(inner, &epoch, dead).await {
             Ok(()) => inner.stir.notify_one(),
             Err((side, failure)) => {
                 tracing::warn!(%side, why = words(&failure), "an ejection did not succeed yet");
                 inner.doubt(side);
             }
         },
-        Action::Align(_) | Action::CatchUp(_) | Action::Sweep => {
+        Action::Align { .. } | Action::CatchUp(_) | Action::Sweep => {
             if repair.is_none() && Instant::now() >= not_before {
                 *repair = Some(start_repair(inner, epoch, &action));
             }
@@ -243,47 +259,34 @@ async fn step(inner: &Arc<Inner>, repair: &mut Option<Repair>, not_before: Insta
 
 fn start_repair(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair {
     let leader = epoch.members.leader();
-    let (what, side) = match action {
-        Action::CatchUp(side) => (format!("catch-up of side {side}"), Some(*side)),
-        Action::Align(side) => (format!("finishing the readmission of side {side}"), Some(*side)),
-        _ => ("the sweep".to_owned(), None),
+    let (what, work) = match (action, leader) {
+        (Action::Align { side, from }, _) => (
+            format!("finishing the readmission of side {side}"),
+            Work::Align {
+                side: *side,
+                from: *from,
+            },
+        ),
+        (Action::CatchUp(side), Some(from)) => {
+            inner.view.send_modify(|view| view.catching_up = Some(*side));
+            (
+                format!("catch-up of side {side}"),
+                Work::CatchUp { side: *side, from },
+            )
+        }
+        _ => ("the sweep".to_owned(), Work::Sweep),
     };
-    if matches!(action, Action::CatchUp(_)) {
-        inner.view.send_modify(|view| view.catching_up = side);
-    }
-    let purpose_is_align = matches!(action, Action::Align(_));
+    let busy = match work {
+        Work::Align { side, from } | Work::CatchUp { side, from } => SideSet::EMPTY.with(side).with(from),
+        Work::Sweep => epoch.members,
+    };
     let task = {
         let inner = Arc::clone(inner);
         async move {
-            let done = match (leader, side) {
-                (Some(leader), Some(side)) if purpose_is_align => {
-                    merge::merge(&inner, &epoch, leader, side, Purpose::Align).await?;
-                    note_epoch(&inner, SideSet::EMPTY.with(side), epoch, "readmission finished");
-                    inner.event(format!("side {side} stores the current epoch again"));
-                    Ok(())
-                }
-                (Some(leader), Some(side)) => {
-                    match catch_up::catch_up(&inner, &epoch, leader, side).await? {
-                        Caught::Up { epoch, keys } => {
-                            note_epoch(&inner, SideSet::EMPTY.with(leader).with(side), epoch, "");
-                            adopt(&inner, epoch).await;
-                            inner.event(format!(
-                                "side {side} is up to date ({keys} keys copied) and active again"
-                            ));
-                        }
-                        Caught::ByAnother => tracing::debug!(%side, "another instance is catching it up"),
-                    }
-                    Ok(())
-                }
-                _ => {
-                    let copied = merge::sweep(&inner, &epoch).await?;
-                    if copied > 0 {
-                        inner.event(format!(
-                            "{copied} rows that were on one side only were brought together"
-                        ));
-                    }
-                    Ok(())
-                }
+            // A side that falls silent in the middle must not hold the repairer.
+            let done = tokio::select! {
+                done = repair(&inner, epoch, work) => done,
+                (side, fault) = inner.trouble(busy) => Err((side, Failure::Side(fault))),
             };
             inner.stir.notify_one();
             done
@@ -293,6 +296,43 @@ fn start_repair(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair {
         handle: tokio::spawn(task),
         what,
     }
+}
+
+/// What a repair does.
+#[derive(Clone, Copy)]
+enum Work {
+    Align { side: SideId, from: SideId },
+    CatchUp { side: SideId, from: SideId },
+    Sweep,
+}
+
+async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Result<(), (SideId, Failure)> {
+    match work {
+        Work::Align { side, from } => {
+            merge::merge(inner, &epoch, from, side, Purpose::Align).await?;
+            note_epoch(inner, SideSet::EMPTY.with(side), epoch, "readmission finished");
+            inner.event(format!("side {side} stores the current epoch again"));
+        }
+        Work::CatchUp { side, from } => match catch_up::catch_up(inner, &epoch, from, side).await? {
+            Caught::Up { epoch, keys } => {
+                note_epoch(inner, SideSet::EMPTY.with(from).with(side), epoch, "");
+                adopt(inner, epoch).await;
+                inner.event(format!(
+                    "side {side} is up to date ({keys} keys copied) and active again"
+                ));
+            }
+            Caught::ByAnother => tracing::debug!(%side, "another instance is catching it up"),
+        },
+        Work::Sweep => {
+            let copied = merge::sweep(inner, &epoch).await?;
+            if copied > 0 {
+                inner.event(format!(
+                    "{copied} rows that were on one side only were brought together"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Sides that have just stored this epoch, so that the next decision need not wait for their heartbeats.
@@ -361,6 +401,14 @@ fn refuse(inner: &Inner, reason: NotApplied) {
     }
 }
 
+/// As [`eject`], given up when a survivor falls silent too.
+async fn ejected(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideId, Failure)> {
+    tokio::select! {
+        done = eject(inner, epoch, dead) => done,
+        (side, fault) = inner.trouble(epoch.members.minus(dead)) => Err((side, Failure::Side(fault))),
+    }
+}
+
 /// Writes the next epoch, without the dead sides, on every survivor under its fence. If we die after the first, the
 /// others are members that have not stored it yet: anyone aligns them.
 async fn eject(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideId, Failure)> {
@@ -397,7 +445,7 @@ async fn eject(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideI
         }
         fence.write(&next, &reason).await.map_err(|f| (side, f))?;
         if Some(side) == survivors.leader() {
-            sequences::align(client, side, inner.sides.count())
+            sequences::align_if_possible(client, side, inner.sides.count())
                 .await
                 .map_err(|f| (side, f))?;
         }
@@ -500,7 +548,7 @@ mod tests {
             (
                 epoch(3, "ab"),
                 [(true, 3, "ab"), (true, 2, "a")],
-                Action::Align(b),
+                Action::Align { side: b, from: a },
             ),
             (
                 epoch(3, "ab"),

@@ -95,7 +95,7 @@ pub(super) async fn merge(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(std::time::Duration::from_millis(100));
     };
-    let copied = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose).await?;
+    let (copied, batches) = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose).await?;
     match purpose {
         // The survivor first: if we die in between, the other side stays behind and is aligned by anyone.
         Purpose::Readmit { .. } | Purpose::Align => {
@@ -107,9 +107,37 @@ pub(super) async fn merge(
             fence_a.commit().await.map_err(|f| (lead, f))?;
         }
     }
-    a.set_busy(false);
-    b.set_busy(false);
+    // Only now, with both answers: what a side is said to have, it has. If we die before this, the next merge compares
+    // the same batches once more and finds nothing missing.
+    for (side, conn) in [(lead, &a), (other, &b)] {
+        let client = conn.client().map_err(|f| (side, f))?;
+        settle(client, lead, other, &batches)
+            .await
+            .map_err(|f| (side, f))?;
+        conn.set_busy(false);
+    }
     Ok(copied)
+}
+
+/// The last batch of every lane that is open.
+type Batches = (Vec<i64>, Vec<i64>);
+
+async fn settle(
+    client: &Client,
+    lead: SideId,
+    other: SideId,
+    (lanes, batches): &Batches,
+) -> Result<(), Failure> {
+    client
+        .execute(
+            "-- merge::settle()\nUPDATE kambana.lane AS l \
+             SET confirmed[$1] = greatest(coalesce(l.confirmed[$1], 0), u.batch), \
+                 confirmed[$2] = greatest(coalesce(l.confirmed[$2], 0), u.batch) \
+             FROM unnest($3::bigint[], $4::bigint[]) AS u(lane, batch) WHERE l.lane = u.lane",
+            &[&place(lead), &place(other), lanes, batches],
+        )
+        .await?;
+    Ok(())
 }
 
 fn moved(side: SideId, found: &Epoch) -> (SideId, Failure) {
@@ -123,7 +151,7 @@ async fn under_fences(
     (lead, fence_a): (SideId, &Fence<'_>),
     (other, fence_b): (SideId, &Fence<'_>),
     purpose: &Purpose,
-) -> Result<u64, (SideId, Failure)> {
+) -> Result<(u64, Batches), (SideId, Failure)> {
     let (a, b) = (fence_a.client(), fence_b.client());
     let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
     let stored_a = epoch::read(a).await.map_err(at_a)?;
@@ -145,7 +173,8 @@ async fn under_fences(
     ] {
         client
             .batch_execute(
-                "SET LOCAL statement_timeout = '30s'; SELECT set_config('kambana.apply', 'on', true)",
+                "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+                 SELECT set_config('kambana.apply', 'on', true)",
             )
             .await
             .map_err(|e| say(e.into()))?;
@@ -175,7 +204,13 @@ async fn under_fences(
     let lost = if open_b.entries.is_empty() {
         BTreeSet::new()
     } else {
-        let changed_on_a = open_keys(a, other).await.map_err(at_a)?;
+        let changed_on_a = match purpose {
+            Purpose::Sweep => keys_with_ops(open_a.entries.iter()),
+            // Here it is not enough to look at what the last pass has left: the side was out for longer.
+            Purpose::Readmit { .. } | Purpose::Align => {
+                open_keys(a, other, &open_b.entries).await.map_err(at_a)?
+            }
+        };
         losers(&open_b, &repeated, &changed_on_a)
     };
     let (mut to_b, mut to_a) = (Keys::new(), Keys::new());
@@ -194,6 +229,18 @@ async fn under_fences(
     .await
     .map_err(at_a)?;
 
+    for (side, client) in [(lead, a), (other, b)] {
+        // A truncate that gives way is undone: every row the authority has, and none that it has not.
+        widen_truncates(
+            client,
+            &catalog,
+            &mut to_b,
+            open_b.entries.iter().filter(|e| lost.contains(&e.op)),
+        )
+        .await
+        .map_err(|f| (side, f))?;
+    }
+
     let losing = open_b
         .entries
         .iter()
@@ -201,7 +248,13 @@ async fn under_fences(
     keep_conflicts(&catalog, (lead, a), (other, b), losing).await?;
     let copied = copy(&catalog, (lead, a), (other, b), &to_b).await?
         + copy(&catalog, (other, b), (lead, a), &to_a).await?;
-    ledger(inner, (lead, a), (other, b), open_a, open_b, &lost).await?;
+    // After the copy, in a later statement: whoever held these rows has committed by now.
+    for (side, client, keys, open) in [(lead, a, &to_a, &open_a), (other, b, &to_b, &open_b)] {
+        no_foreign_write(client, keys, open)
+            .await
+            .map_err(|f| (side, f))?;
+    }
+    let batches = ledger(inner, epoch, (lead, a), (other, b), open_a, open_b, &lost).await?;
 
     match purpose {
         Purpose::Sweep => {}
@@ -213,14 +266,39 @@ async fn under_fences(
         }
     }
     if !matches!(purpose, Purpose::Sweep) {
-        sequences::align(a, lead, inner.sides.count())
-            .await
-            .map_err(at_a)?;
-        sequences::align(b, other, inner.sides.count())
-            .await
-            .map_err(at_b)?;
+        for (side, client) in [(lead, a), (other, b)] {
+            sequences::align_if_possible(client, side, inner.sides.count())
+                .await
+                .map_err(|f| (side, f))?;
+        }
     }
-    Ok(copied)
+    Ok((copied, batches))
+}
+
+/// Foreign writers do not take the fence: one that changed a row we have just overwritten must not be lost.
+async fn no_foreign_write(client: &Client, keys: &Keys, seen: &Open) -> Result<(), Failure> {
+    let (tables, keys): (Vec<&str>, Vec<&str>) = keys
+        .iter()
+        .flat_map(|(table, keys)| keys.iter().map(move |key| (table.as_str(), key.as_str())))
+        .unzip();
+    let seen: Vec<Uuid> = seen
+        .entries
+        .iter()
+        .filter(|e| e.lane == 0)
+        .map(|e| e.op)
+        .collect();
+    let row = client
+        .query_one(
+            "-- merge::no_foreign_write()\nSELECT count(*) FROM kambana.journal AS j WHERE j.lane = 0 \
+             AND NOT j.op = ANY($3) AND EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS k(tbl, key) \
+               WHERE j.tbl = k.tbl AND (j.key IN (k.key, '') OR j.old_key = k.key))",
+            &[&tables, &keys, &seen],
+        )
+        .await?;
+    match row.get::<_, i64>(0) {
+        0 => Ok(()),
+        _ => Err(Failure::Repeat(super::connection::Repeat::Contention)),
+    }
 }
 
 /// What the side of `client` has that `other` is not known to have. `since`: only what this snapshot does not show.
@@ -252,25 +330,47 @@ async fn open(client: &Client, other: SideId, since: Option<&str>) -> Result<Ope
     })
 }
 
-/// Every key that is open for `other` on this side, with the operations that changed it.
-async fn open_keys(client: &Client, other: SideId) -> Result<HashMap<(String, String), Vec<Uuid>>, Failure> {
-    let rows = client
-        .query(
-            "-- merge::open_keys()\nSELECT j.tbl, j.key, j.old_key, j.op FROM kambana.lane AS l \
-             JOIN kambana.journal AS j ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed \
-             UNION ALL SELECT j.tbl, j.key, j.old_key, j.op FROM kambana.journal AS j WHERE j.lane = 0",
-            &[&place(other)],
-        )
-        .await?;
-    let mut keys: HashMap<(String, String), Vec<Uuid>> = HashMap::new();
-    for row in rows {
-        let (table, key, old_key): (String, String, Option<String>) = (row.get(0), row.get(1), row.get(2));
-        if let Some(old_key) = old_key {
-            keys.entry((table.clone(), old_key)).or_default().push(row.get(3));
+/// Operations that changed each key.
+type KeyOps = HashMap<(String, String), Vec<Uuid>>;
+
+fn keys_with_ops<'a>(entries: impl Iterator<Item = &'a Entry>) -> KeyOps {
+    let mut keys = KeyOps::new();
+    for entry in entries {
+        for key in entry.keys() {
+            keys.entry((entry.table.clone(), key.to_owned()))
+                .or_default()
+                .push(entry.op);
         }
-        keys.entry((table, key)).or_default().push(row.get(3));
     }
-    Ok(keys)
+    keys
+}
+
+/// Which of the keys of `entries` are open for `other` on this side, and by which operations. A truncate concerns its
+/// whole table.
+async fn open_keys(client: &Client, other: SideId, entries: &[Entry]) -> Result<KeyOps, Failure> {
+    let (tables, keys): (Vec<&str>, Vec<&str>) = entries
+        .iter()
+        .flat_map(|e| e.keys().map(|key| (e.table.as_str(), key)))
+        .unzip();
+    let truncated: Vec<&str> = entries
+        .iter()
+        .filter(|e| e.kind == Kind::Truncate)
+        .map(|e| e.table.as_str())
+        .collect();
+    let sql = format!(
+        "-- merge::open_keys()\nSELECT {COLUMNS} FROM ( \
+           SELECT j.* FROM kambana.lane AS l JOIN kambana.journal AS j ON j.lane = l.lane \
+             AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed \
+           UNION ALL SELECT j.* FROM kambana.journal AS j WHERE j.lane = 0) AS j \
+         WHERE (j.tbl, j.key) IN (SELECT * FROM unnest($2::text[], $3::text[])) \
+            OR (j.tbl, j.old_key) IN (SELECT * FROM unnest($2::text[], $3::text[])) \
+            OR j.tbl = ANY($4) OR (j.kind = 'T' AND j.tbl = ANY($2))"
+    );
+    let rows = client
+        .query(&sql, &[&place(other), &tables, &keys, &truncated])
+        .await?;
+    let found: Vec<Entry> = rows.iter().map(Entry::from_row).collect();
+    Ok(keys_with_ops(found.iter()))
 }
 
 /// Which of these operations a side has, and in which batch.
@@ -307,11 +407,7 @@ fn keep_missing(open: &mut Open, present: &HashMap<Uuid, (i64, i64)>) {
 
 /// Operations of the other side that must give way: repeated in a later epoch, or touching a key that the authority
 /// has changed too. An operation gives way as a whole.
-fn losers(
-    open_b: &Open,
-    repeated: &BTreeSet<Uuid>,
-    changed_on_a: &HashMap<(String, String), Vec<Uuid>>,
-) -> BTreeSet<Uuid> {
+fn losers(open_b: &Open, repeated: &BTreeSet<Uuid>, changed_on_a: &KeyOps) -> BTreeSet<Uuid> {
     let whole_tables: BTreeSet<&str> = changed_on_a
         .keys()
         .filter(|(_, key)| key.is_empty())
@@ -417,27 +513,34 @@ pub(super) async fn write_images(to: &Client, found: &Found<'_>) -> Result<(), F
     Ok(())
 }
 
-/// Both images of every row that gives way, on both sides, where they differ.
+/// Both images of every row that gives way, on both sides, where they differ. The losing image is the journal's: the
+/// row itself may have been overwritten by a catch-up already.
 async fn keep_conflicts<'a>(
     catalog: &Catalog,
     (lead, a): (SideId, &Client),
     (other, b): (SideId, &Client),
     losing: impl Iterator<Item = &'a Entry>,
 ) -> Result<(), (SideId, Failure)> {
-    let mut by_key: BTreeMap<(&str, &str), Uuid> = BTreeMap::new();
+    let mut by_key: BTreeMap<(&str, &str), (Option<&str>, Uuid)> = BTreeMap::new();
     for entry in losing {
-        for key in entry.keys() {
-            by_key.insert((&entry.table, key), entry.op);
+        if let Some(old_key) = &entry.old_key {
+            by_key.insert((&entry.table, old_key), (None, entry.op));
         }
+        by_key.insert((&entry.table, &entry.key), (entry.image.as_deref(), entry.op));
     }
-    for ((name, key), op) in by_key {
+    for ((name, key), (lost, op)) in by_key {
         let Some(table) = catalog.get(name) else { continue };
-        if key.is_empty() {
-            continue;
-        }
-        let (kept, _) = images(a, table, &[key]).await.map_err(|f| (lead, f))?;
-        let (gone, _) = images(b, table, &[key]).await.map_err(|f| (other, f))?;
-        if kept == gone {
+        // A truncate has no key and no image; it is kept as what it is.
+        let kept = match key {
+            "" => None,
+            key => images(a, table, &[key])
+                .await
+                .map_err(|f| (lead, f))?
+                .0
+                .into_iter()
+                .next(),
+        };
+        if kept.as_deref() == lost && !key.is_empty() {
             continue;
         }
         tracing::warn!(table = name, key, kept = %lead, lost = %other, "conflict: both images are kept in kambana.conflict");
@@ -446,7 +549,7 @@ async fn keep_conflicts<'a>(
                 .execute(
                     "-- merge::keep_conflicts()\nINSERT INTO kambana.conflict \
                      (tbl, key, kept_side, kept_image, lost_side, lost_image, lost_op) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                    &[&name, &key, &lead.to_string(), &kept.first(), &other.to_string(), &gone.first(), &op],
+                    &[&name, &key, &lead.to_string(), &kept, &other.to_string(), &lost, &op],
                 )
                 .await
                 .map_err(|e| (side, e.into()))?;
@@ -455,39 +558,50 @@ async fn keep_conflicts<'a>(
     Ok(())
 }
 
-/// Gives both sides the same operations and journal rows, and settles them between the two.
+/// Gives both sides the same operations and journal rows. Returns what may be settled once both have committed.
 async fn ledger(
     inner: &Inner,
+    epoch: &Epoch,
     (lead, a): (SideId, &Client),
     (other, b): (SideId, &Client),
     mut open_a: Open,
     mut open_b: Open,
     lost: &BTreeSet<Uuid>,
-) -> Result<(), (SideId, Failure)> {
+) -> Result<Batches, (SideId, Failure)> {
     let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
     // Foreign rows get a lane of their own, so that a third side that is out still finds them open.
     let lane = (Uuid::new_v4().as_u128() as i64) & i64::MAX;
     let foreign = [&open_a, &open_b]
         .iter()
         .any(|open| open.entries.iter().any(|e| e.lane == 0));
-    if foreign {
-        for (client, at) in [(a, lead), (b, other)] {
-            client
-                .execute(
-                    "-- merge::ledger()\nUPDATE kambana.journal SET lane = $1, batch = 1 WHERE lane = 0",
-                    &[&lane],
-                )
-                .await
-                .map_err(|e| (at, e.into()))?;
-        }
-        for entry in open_a
-            .entries
-            .iter_mut()
-            .chain(&mut open_b.entries)
-            .filter(|e| e.lane == 0)
-        {
+    for (at, client, open) in [(lead, a, &mut open_a), (other, b, &mut open_b)] {
+        let mut ops: Vec<Uuid> = Vec::new();
+        for entry in open.entries.iter_mut().filter(|e| e.lane == 0) {
             (entry.lane, entry.batch) = (lane, 1);
+            ops.push(entry.op);
         }
+        // Exactly these: a foreign writer may have committed another one since they were read.
+        client
+            .execute(
+                "-- merge::ledger()\nUPDATE kambana.journal SET lane = $1, batch = 1 WHERE lane = 0 AND op = ANY($2)",
+                &[&lane, &ops],
+            )
+            .await
+            .map_err(|e| (at, e.into()))?;
+        // From now on they are operations like others: asked for by name, and trimmed with their lane.
+        let named = ops.into_iter().map(|op| OpRow {
+            op,
+            digest: 0,
+            lane,
+            batch: 1,
+            epoch: epoch.n,
+            applied: true,
+            result: None,
+            at: std::time::SystemTime::now(),
+        });
+        let named: Vec<OpRow> = named.collect();
+        insert_ops(client, &named).await.map_err(|f| (at, f))?;
+        open.ops.extend(named);
     }
     // Only the losing batches: the authority's own version of a repeated operation may be here already.
     let mut gone: BTreeSet<(Uuid, i64, i64)> = open_b
@@ -540,22 +654,21 @@ async fn ledger(
     }
     for (at, client) in [(lead, a), (other, b)] {
         insert_lanes(client, &lanes).await.map_err(|f| (at, f))?;
-        client
-            .execute(
-                "-- merge::settle()\nUPDATE kambana.lane AS l \
-                 SET confirmed[$1] = greatest(coalesce(l.confirmed[$1], 0), m.batch), \
-                     confirmed[$2] = greatest(coalesce(l.confirmed[$2], 0), m.batch) \
-                 FROM (SELECT k.lane, greatest( \
-                         (SELECT max(o.batch) FROM kambana.op AS o WHERE o.lane = k.lane), \
-                         (SELECT max(j.batch) FROM kambana.journal AS j WHERE j.lane = k.lane), 0) AS batch \
-                       FROM kambana.lane AS k WHERE NOT k.closed) AS m \
-                 WHERE m.lane = l.lane",
-                &[&place(lead), &place(other)],
-            )
-            .await
-            .map_err(|e| (at, e.into()))?;
     }
-    Ok(())
+    let rows = a
+        .query(
+            "-- merge::ledger()\nSELECT l.lane, greatest( \
+               (SELECT max(o.batch) FROM kambana.op AS o WHERE o.lane = l.lane), \
+               (SELECT max(j.batch) FROM kambana.journal AS j WHERE j.lane = l.lane), 0) \
+             FROM kambana.lane AS l WHERE NOT l.closed",
+            &[],
+        )
+        .await
+        .map_err(|e| at_a(e.into()))?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
+        .unzip())
 }
 
 async fn lanes(client: &Client) -> Result<Lanes, Failure> {

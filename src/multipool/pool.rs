@@ -1,6 +1,7 @@
 //! The pool: connections, what is known, and the public doors.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -39,6 +40,8 @@ pub(super) struct Side {
     pub health: watch::Sender<Health>,
     /// Asks for a probe now.
     pub doubted: Notify,
+    /// Asks that the next probe looks at identity, settings and schema again.
+    pub refit: AtomicBool,
     /// Keys copied in the current catch-up.
     pub caught_up_keys: watch::Sender<u64>,
     pub open_rows: watch::Sender<Option<i64>>,
@@ -128,6 +131,13 @@ impl Inner {
 
     /// Reads the watched tables from a side.
     pub async fn load_catalog(&self, side: SideId) -> Result<(), Failure> {
+        match timeout(self.config.probe_deadline * 2, self.read_catalog(side)).await {
+            Ok(done) => done,
+            Err(_) => Err(Failure::Side(SideFault::Silent)),
+        }
+    }
+
+    async fn read_catalog(&self, side: SideId) -> Result<(), Failure> {
         let conn = Conn::open(&self.sides[side].writes).await?;
         let catalog = super::catalog::load(conn.client()?).await?;
         let fingerprint = super::catalog::fingerprint(conn.client()?).await?;
@@ -243,6 +253,7 @@ impl MultiPool {
                 writes: connection::pool(settings, &config, Purpose::Write, writes).map_err(bad)?,
                 health: watch::Sender::new(Health::default()),
                 doubted: Notify::new(),
+                refit: AtomicBool::new(false),
                 caught_up_keys: watch::Sender::new(0),
                 open_rows: watch::Sender::new(None),
             });
@@ -330,6 +341,9 @@ impl MultiPool {
             if mistake {
                 return Err(ConnectError(format!("side {side} {fault}")));
             }
+        }
+        if let Some(lineage) = self.inner.lineage.get() {
+            self.inner.state_file.load(*lineage).map_err(ConnectError)?;
         }
         self.same_structure().await
     }
@@ -464,10 +478,10 @@ impl MultiPool {
     pub async fn read(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, ReadError> {
         let deadline = Instant::now() + LEADER_PATIENCE;
         let mut busy = 0;
+        let mut view = self.inner.view.subscribe();
         loop {
+            view.mark_unchanged();
             let Some(side) = self.reader() else {
-                let mut view = self.inner.view.subscribe();
-                view.mark_unchanged();
                 if timeout_at(deadline, view.changed()).await.is_err() {
                     let refusal = self.inner.view().refusal.unwrap_or(NotApplied::NoSide);
                     return Err(ReadError::Unavailable(refusal));
@@ -504,6 +518,13 @@ impl MultiPool {
                     }
                 }
                 Failure::Repeat(_) => {}
+                // A statement that writes: the session of a reader may not, and no other side would let it.
+                Failure::Side(SideFault::Unfit(message)) if message.contains("read-only transaction") => {
+                    return Err(ReadError::Rejected {
+                        sqlstate: "25006".into(),
+                        message,
+                    });
+                }
                 Failure::Side(_) => {
                     self.inner.doubt(side);
                     self.inner

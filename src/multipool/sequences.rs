@@ -11,14 +11,16 @@ pub(super) struct Sequence {
     /// Quoted, with schema.
     ident: String,
     table: String,
-    column: String,
+    /// The column, if its values are integers that can be compared with the sequence's.
+    column: Option<String>,
     cache: i64,
     increment: i64,
     max: i64,
 }
 
 const LOAD_SQL: &str = "-- sequences::load()
-SELECT DISTINCT s.relname::text, n.nspname::text, w.tbl, a.attname::text, q.seqcache, q.seqincrement, q.seqmax
+SELECT DISTINCT s.relname::text, n.nspname::text, w.tbl,
+    CASE WHEN a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN a.attname::text END, q.seqcache, q.seqincrement, q.seqmax
 FROM kambana.watched w
 JOIN pg_class c ON c.relname = w.tbl AND c.relnamespace = 'public'::regnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -47,13 +49,14 @@ async fn load(client: &Client) -> Result<Vec<Sequence>, Failure> {
 }
 
 /// The next value for a side that is above everything handed out so far.
-fn aligned(side: SideId, sides: i64, used: i64) -> i64 {
+fn aligned(side: SideId, sides: i64, used: i64) -> Option<i64> {
     let start = side.index() as i64 + 1;
     if used < start {
-        start
-    } else {
-        start + ((used - start) / sides + 1) * sides
+        return Some(start);
     }
+    ((used - start) / sides + 1)
+        .checked_mul(sides)?
+        .checked_add(start)
 }
 
 /// Moves every sequence of a side past the highest value in use, to one of its own values. Run at installation and
@@ -69,27 +72,30 @@ pub(super) async fn align(client: &Client, side: SideId, sides: usize) -> Result
                 .batch_execute(&format!("ALTER SEQUENCE {} INCREMENT BY {step}", sequence.ident))
                 .await?;
         }
-        let row = client
-            .query_one(
-                &format!(
-                    "-- sequences::align()\nSELECT last_value, is_called, \
-                     (SELECT max({}) FROM public.{})::bigint FROM {}",
-                    ident(&sequence.column),
-                    ident(&sequence.table),
-                    sequence.ident
-                ),
-                &[],
-            )
-            .await?;
+        let highest = match &sequence.column {
+            Some(column) => format!(
+                "(SELECT max({}) FROM public.{})::bigint",
+                ident(column),
+                ident(&sequence.table)
+            ),
+            None => "NULL::bigint".into(),
+        };
+        let sql = format!(
+            "-- sequences::align()\nSELECT last_value, is_called, {highest} FROM {}",
+            sequence.ident
+        );
+        let row = client.query_one(&sql, &[]).await?;
         let (last, called, highest): (i64, bool, Option<i64>) = (row.get(0), row.get(1), row.get(2));
         let used = highest.unwrap_or(0).max(if called { last } else { last - 1 });
-        let next = aligned(side, step, used);
-        if next > sequence.max {
+        let next = aligned(side, step, used).filter(|next| *next <= sequence.max);
+        let Some(next) = next else {
             tracing::warn!(
                 sequence = sequence.ident,
                 "sequence is exhausted; inserts without an id will be refused"
             );
-        } else if called || last != next {
+            continue;
+        };
+        if called || last != next {
             client
                 .execute(
                     "-- sequences::align()\nSELECT setval($1::text::regclass, $2::bigint, false)",
@@ -99,6 +105,23 @@ pub(super) async fn align(client: &Client, side: SideId, sides: usize) -> Result
         }
     }
     Ok(())
+}
+
+/// As [`align`], inside the transaction of an epoch change, which must not fail for the sake of a sequence: an id that is
+/// taken is refused by its primary key.
+///
+/// # Errors
+/// Trouble with the side.
+pub(super) async fn align_if_possible(client: &Client, side: SideId, sides: usize) -> Result<(), Failure> {
+    client.batch_execute("SAVEPOINT sequences").await?;
+    match align(client, side, sides).await {
+        Ok(()) => Ok(client.batch_execute("RELEASE sequences").await?),
+        Err(Failure::Rejected(why)) => {
+            tracing::warn!(%side, why = why.message, "the sequences of this side could not be moved");
+            Ok(client.batch_execute("ROLLBACK TO sequences").await?)
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Why a watched table's sequences cannot be kept apart, if they cannot.
@@ -117,16 +140,18 @@ mod tests {
 
     #[test]
     fn values_of_two_sides_never_meet() {
-        let side = |name: &str| name.parse::<SideId>().unwrap();
-        assert_eq!((aligned(side("a"), 2, 0), aligned(side("b"), 2, 0)), (1, 2));
-        assert_eq!((aligned(side("a"), 2, 1), aligned(side("b"), 2, 2)), (3, 4));
-        assert_eq!(
-            (aligned(side("a"), 2, 100), aligned(side("b"), 2, 100)),
-            (101, 102)
-        );
+        let next = |name: &str, used| aligned(name.parse::<SideId>().unwrap(), 2, used).unwrap();
+        assert_eq!((next("a", 0), next("b", 0)), (1, 2));
+        assert_eq!((next("a", 1), next("b", 2)), (3, 4));
+        assert_eq!((next("a", 100), next("b", 100)), (101, 102));
         for used in 0..50 {
-            let (a, b) = (aligned(side("a"), 2, used), aligned(side("b"), 2, used));
+            let (a, b) = (next("a", used), next("b", used));
             assert!(a > used && b > used && a % 2 == 1 && b % 2 == 0 && a.max(b) <= used + 2);
         }
+        assert_eq!(
+            aligned("b".parse().unwrap(), 2, i64::MAX),
+            None,
+            "no value is left"
+        );
     }
 }

@@ -19,6 +19,7 @@ pub struct Tx {
 }
 
 struct Shared {
+    ended: AtomicBool,
     failed: AtomicBool,
     failure: std::sync::Mutex<Option<Failure>>,
     side: SideId,
@@ -27,6 +28,7 @@ struct Shared {
 impl Tx {
     pub(super) fn new(conn: &Arc<Conn>, side: SideId) -> Tx {
         let shared = Shared {
+            ended: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             failure: Default::default(),
             side,
@@ -67,10 +69,18 @@ impl Tx {
         self.remember(run(self.conn()?, sql.to_owned()).await)
     }
 
+    /// Ends the handle with its closure: a copy that was kept must not run statements in somebody else's transaction.
+    pub(super) fn end(&self) {
+        self.shared.ended.store(true, Ordering::Release);
+    }
+
     fn conn(&self) -> Result<Arc<Conn>, WriteError> {
-        self.conn
-            .upgrade()
-            .ok_or_else(|| WriteError::Closure("the transaction was used after its closure had ended".into()))
+        let conn = if self.shared.ended.load(Ordering::Acquire) {
+            None
+        } else {
+            self.conn.upgrade()
+        };
+        conn.ok_or_else(|| WriteError::Closure("the transaction was used after its closure had ended".into()))
     }
 
     fn remember<T>(&self, result: Result<T, Failure>) -> Result<T, WriteError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::connection::{Conn, Failure, words};
 use super::pool::Inner;
-use super::{PerSide, SideId};
+use super::{PerSide, SideId, SideSet};
 
 /// How often open rows are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -30,7 +30,11 @@ pub(super) async fn run(inner: Arc<Inner>) {
         round += 1;
         let members = inner.view().epoch.members.and(inner.well());
         if let Some(leader) = members.leader() {
-            match count_open(&inner, leader).await {
+            let counted = tokio::select! {
+                counted = count_open(&inner, leader) => counted,
+                (_, fault) = inner.trouble(SideSet::EMPTY.with(leader)) => Err(Failure::Side(fault)),
+            };
+            match counted {
                 Ok(counts) => {
                     for (side, state) in inner.sides.iter() {
                         state.open_rows.send_replace(Some(counts[side]));
@@ -43,7 +47,11 @@ pub(super) async fn run(inner: Arc<Inner>) {
         }
         if round.is_multiple_of(TRIM_EVERY) {
             for side in members.iter() {
-                if let Err(failure) = trim(&inner, side).await {
+                let trimmed = tokio::select! {
+                    trimmed = trim(&inner, side) => trimmed,
+                    (_, fault) = inner.trouble(SideSet::EMPTY.with(side)) => Err(Failure::Side(fault)),
+                };
+                if let Err(failure) = trimmed {
                     tracing::debug!(%side, why = words(&failure), "not trimmed this time");
                 }
             }

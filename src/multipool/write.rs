@@ -12,15 +12,17 @@ mod job;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout};
 
+use job::Outcome;
 pub(super) use job::{Job, Pending, Work};
 
-use super::connection::Conn;
+use super::connection::{Conn, Failure, words};
 use super::epoch::Epoch;
 use super::pool::Inner;
 use super::{Applied, NotApplied, OpId, PerSide, SideFault, SideId, WriteError, merge};
@@ -174,7 +176,7 @@ impl Lane {
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
     async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
         let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
-        let mut locked = 0;
+        let (mut locked, mut merges) = (0, 0);
         loop {
             // What is in doubt must be settled however long it takes; the caller was told "unknown" by then.
             let until = if in_doubt {
@@ -202,14 +204,12 @@ impl Lane {
                 }
                 Attempt::Refused(error) => {
                     // A refusal after a lost COMMIT must hold on a side that comes back with the change.
-                    if in_doubt
-                        && let Some(job) = jobs.first()
-                        && !matches!(job.work, Work::Tombstone)
-                    {
-                        self.bury(job.op).await;
-                    }
                     if let Some(job) = jobs.into_iter().next() {
-                        job.answer(Err(error));
+                        let outcome = match in_doubt && !matches!(job.work, Work::Tombstone) {
+                            true => self.bury(job.op, error).await,
+                            false => Err(error),
+                        };
+                        job.answer(outcome);
                     }
                     return;
                 }
@@ -226,6 +226,9 @@ impl Lane {
             match again {
                 Again::Trouble(side, fault) => {
                     tracing::debug!(%side, %fault, "a side failed in the middle of a batch");
+                    if matches!(fault, SideFault::Unfit(_)) {
+                        self.inner.sides[side].refit.store(true, Ordering::Release);
+                    }
                     self.inner.doubt(side);
                     self.inner
                         .wait_change(side, self.inner.config.probe_interval)
@@ -249,10 +252,15 @@ impl Lane {
                     }
                 }
                 Again::Merge => {
-                    if let Err((side, failure)) = merge::sweep(&self.inner, &epoch).await {
-                        tracing::warn!(%side, why = super::connection::words(&failure), "a merge before a write failed");
-                        tokio::time::sleep(REPEAT_PAUSE).await;
+                    merges += 1;
+                    let merged = tokio::select! {
+                        merged = merge::sweep(&self.inner, &epoch) => merged,
+                        (side, fault) = self.inner.trouble(epoch.members) => Err((side, Failure::Side(fault))),
+                    };
+                    if let Err((side, failure)) = merged {
+                        tracing::debug!(%side, why = words(&failure), "a merge before a write failed");
                     }
+                    tokio::time::sleep(REPEAT_PAUSE * merges).await;
                 }
                 Again::Catalog => {
                     if let Some(leader) = epoch.members.leader()
@@ -265,12 +273,15 @@ impl Lane {
         }
     }
 
-    /// Makes "not applied" final: the operation's name is taken by a tombstone on every member.
-    async fn bury(&mut self, op: OpId) {
+    /// Makes a refusal final: the operation's name is taken by a tombstone on every member. If the first try turns out
+    /// to have been applied after all, that is the answer.
+    async fn bury(&mut self, op: OpId, refusal: WriteError) -> Outcome {
         let (job, answer, _claim) = Job::new(None, op, 0, Work::Tombstone, Instant::now() + DOUBT_DEADLINE);
         Box::pin(self.process(vec![job], false)).await;
-        if !matches!(answer.await, Ok(Ok(_))) {
-            tracing::warn!(%op, "a refused operation could not be closed; it stays in doubt until its side returns");
+        match answer.await {
+            Ok(Ok((applied, value))) if applied.replayed => Ok((applied, value)),
+            Ok(Ok(_)) => Err(refusal),
+            _ => Err(WriteError::Unknown(op)),
         }
     }
 
@@ -306,7 +317,7 @@ impl Lane {
                 conn.client()?
                     .execute(&statement, &[&self.id, &confirmed])
                     .await?;
-                Ok::<_, super::connection::Failure>(())
+                Ok::<_, Failure>(())
             };
             if !matches!(timeout(self.inner.config.probe_deadline, told).await, Ok(Ok(()))) {
                 self.conns[side] = None;

@@ -1,9 +1,12 @@
 //! One attempt at a batch: leader, followers, commit. The step names are those of the protocol's model.
 
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use futures::FutureExt;
 use futures::future::{BoxFuture, join, join_all};
 use serde_json::Value as Json;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,6 +26,10 @@ use crate::multipool::{Applied, NotApplied, OpId, SideFault, SideId, SideSet, Tx
 const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(300);
 
 const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
+
+/// For a transaction of the general door: its closure may take as long as the operation's deadline allows.
+const LONG_FENCE_SQL: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+    LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
 /// On the leader, in a statement after the fence: its snapshot is younger than the lock.
 const ENTER_SQL: &str = "-- write::enter()
@@ -55,7 +62,9 @@ o AS (SELECT j.lane, j.batch, j.tbl, j.key, j.old_key FROM kambana.lane AS l
     WHERE NOT l.closed AND l.lane <> $4)
 SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
 UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
-UNION SELECT 0, 0 FROM k JOIN kambana.journal AS j ON j.lane = 0 AND (j.tbl, j.key) = (k.tbl, k.key)";
+UNION SELECT 0, 0 FROM k JOIN kambana.journal AS j ON j.lane = 0 AND (j.tbl, j.key) = (k.tbl, k.key)
+UNION SELECT 0, 0 FROM kambana.journal AS j JOIN k ON j.tbl = k.tbl AND (j.old_key = k.key OR j.kind = 'T')
+    WHERE j.lane = 0";
 
 /// How many of these batches the leader lacks.
 const LACKING_SQL: &str = "-- write::lacking()
@@ -69,11 +78,31 @@ o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied)
     SELECT $2, 0, 0, 0, e.n, false FROM e ON CONFLICT (op) DO NOTHING RETURNING op)
 SELECT (SELECT n FROM e), (SELECT count(*) FROM o)";
 
-/// Tables that the transaction has written and that nobody captures.
+/// Rows written to tables that nobody captures, counted since some moment of this connection.
 const UNWATCHED_SQL: &str = "-- write::unwatched()
-SELECT string_agg(s.relname, ', ') FROM pg_stat_xact_user_tables AS s
+SELECT format('%I.%I', s.schemaname, s.relname), s.n_tup_ins + s.n_tup_upd + s.n_tup_del
+FROM pg_stat_xact_user_tables AS s
 WHERE s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0 AND s.schemaname NOT LIKE 'pg\\_%' AND s.schemaname <> 'kambana'
   AND NOT (s.schemaname = 'public' AND s.relname IN (SELECT tbl FROM kambana.watched))";
+
+/// The server's counters may still hold what an earlier transaction of this connection did: only growth counts.
+async fn unwatched_writes(client: &tokio_postgres::Client) -> Result<BTreeMap<String, i64>, Failure> {
+    let rows = client.query(UNWATCHED_SQL, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// How the transactions of these jobs begin.
+fn fence_sql(jobs: &[Job]) -> &'static str {
+    match jobs {
+        [
+            Job {
+                work: Work::Transaction(_),
+                ..
+            },
+        ] => LONG_FENCE_SQL,
+        _ => FENCE_SQL,
+    }
+}
 
 /// Why an attempt ended before the first COMMIT.
 enum Stop {
@@ -243,11 +272,24 @@ impl Lane {
     async fn before_commit(&self, epoch: &Epoch, leader: SideId, jobs: &[Job]) -> Result<Collected, Stop> {
         let catalog = self.inner.catalog();
         let followers: Vec<SideId> = epoch.members.iter().filter(|side| *side != leader).collect();
+        let fence_sql = fence_sql(jobs);
         let fences = join_all(followers.iter().map(|side| async move {
-            let fenced = async { Ok(self.conn_client(*side)?.batch_execute(FENCE_SQL).await?) };
+            let fenced = async { Ok(self.conn_client(*side)?.batch_execute(fence_sql).await?) };
             fenced.await.map_err(|failure| stop_own(*side, failure))
         }));
-        let (collected, fenced) = join(self.lead(epoch, leader, jobs, &catalog), fences).await;
+        let (collected, fenced) = match jobs {
+            // The closure takes its time; the followers' fences are not held for it.
+            [
+                Job {
+                    work: Work::Transaction(_),
+                    ..
+                },
+            ] => {
+                let collected = self.lead(epoch, leader, jobs, &catalog).await?;
+                (Ok(collected), fences.await)
+            }
+            _ => join(self.lead(epoch, leader, jobs, &catalog), fences).await,
+        };
         let collected = collected?;
         fenced.into_iter().collect::<Result<(), Stop>>()?;
         let followed = join_all(
@@ -261,6 +303,11 @@ impl Lane {
             doubtful.extend(found?);
         }
         self.ask_leader(leader, doubtful).await?;
+        // A side that has gone in the meantime must be found before the first COMMIT, not by it.
+        for side in epoch.members.iter() {
+            self.conn_client(side)
+                .map_err(|failure| stop_own(side, failure))?;
+        }
         Ok(collected)
     }
 
@@ -475,7 +522,7 @@ impl Lane {
         let entered = async {
             let client = conn.client()?;
             let enter = conn.prepare(ENTER_SQL).await?;
-            client.batch_execute(FENCE_SQL).await?;
+            client.batch_execute(LONG_FENCE_SQL).await?;
             let rows = client
                 .query(
                     &enter,
@@ -497,8 +544,14 @@ impl Lane {
         .await
         .map_err(own)?;
         self.check_entered(leader, &entered, jobs).await?;
+        let unwatched = async { unwatched_writes(conn.client()?).await };
+        let before = unwatched.await.map_err(own)?;
         let tx = Tx::new(conn, leader);
-        let returned = closure(&tx).await;
+        let returned = AssertUnwindSafe(async { closure(&tx).await })
+            .catch_unwind()
+            .await;
+        let returned = returned.unwrap_or_else(|_| Err(WriteError::Closure("the closure panicked".into())));
+        tx.end();
         // The first failed statement says more than what the closure made of it.
         if let Some(failure) = tx.failure() {
             return Err(stop_at(leader, failure, true));
@@ -520,8 +573,11 @@ impl Lane {
                     "the closure ended its transaction; it must not run BEGIN, COMMIT or ROLLBACK",
                 ));
             }
-            let row = client.query_one(UNWATCHED_SQL, &[]).await?;
-            if let Some(tables) = row.get::<_, Option<String>>(0) {
+            let after = unwatched_writes(client).await?;
+            let written = after
+                .iter()
+                .find(|(table, count)| before.get(*table).is_none_or(|b| b < *count));
+            if let Some((tables, _)) = written {
                 return Err(refusal(
                     "0A000",
                     &format!(
@@ -763,7 +819,8 @@ impl Lane {
                     Applied {
                         op_id: job.op,
                         rows: vec![],
-                        replayed: true,
+                        // It is a tombstone that was there, not the operation.
+                        replayed: false,
                     },
                     Json::Null,
                 ))]),
@@ -781,7 +838,11 @@ impl Lane {
                 .query(&sql, &[&stored.lane, &stored.batch, &stored.op])
                 .await?)
         };
-        match rows.await {
+        let rows = match timeout(self.inner.config.probe_deadline * 2, rows).await {
+            Ok(rows) => rows,
+            Err(_) => Err(Failure::Side(SideFault::Silent)),
+        };
+        match rows {
             Ok(rows) => {
                 let catalog = self.inner.catalog();
                 let rows = rows

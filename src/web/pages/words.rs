@@ -32,6 +32,7 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::NoSide => t.no_side.to_owned(),
         NotApplied::NoAuthority(side) => fill(t.no_authority, &[side]),
         NotApplied::Isolated(side) => fill(t.isolated, &[side]),
+        NotApplied::NoMemory(why) => fill(t.no_memory, &[why]),
         NotApplied::Split => t.split.to_owned(),
         NotApplied::Locked => t.locked.to_owned(),
         NotApplied::Deadline => t.deadline.to_owned(),
