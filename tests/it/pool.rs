@@ -314,6 +314,46 @@ async fn a_write_by_psql_reaches_the_other_side_and_a_clash_keeps_both_images() 
     finish(stack, &[pool]).await;
 }
 
+/// Nobody was watching while both sides were edited by hand: what clashes gives way as a whole, and is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn clashes_that_happened_while_no_instance_ran_are_found_and_kept() {
+    let stack = installed(&[], "").await;
+    let first = pool(&stack, "web1").await;
+    let (x, y) = (insert(&first, "x").await, insert(&first, "y").await);
+    healed(&stack, Duration::from_secs(10)).await;
+    first.close().await;
+    let (a, b) = (sql(&stack, "a").await, sql(&stack, "b").await);
+    a.batch_execute(&format!(
+        "INSERT INTO items (name) VALUES ('on a'); UPDATE items SET content = 'a' WHERE id = {x}"
+    ))
+    .await
+    .unwrap();
+    b.batch_execute("INSERT INTO servers (name, host, port) VALUES ('on b', 'h', 1); TRUNCATE items")
+        .await
+        .unwrap();
+    assert_eq!(
+        number(&stack.dsn(side("b")), "SELECT count(*) FROM items").await,
+        0
+    );
+
+    let second = pool(&stack, "web1").await;
+    healed(&stack, Duration::from_secs(20)).await;
+    assert_identical(&stack).await;
+    for name in ["a", "b"] {
+        let dsn = stack.dsn(side(name));
+        let rows = format!("SELECT count(*) FROM items WHERE name = 'on a' OR id IN ({x}, {y})");
+        assert_eq!(number(&dsn, &rows).await, 3, "the truncate gave way on {name}");
+        assert_eq!(
+            number(&dsn, "SELECT count(*) FROM servers").await,
+            1,
+            "what does not clash goes across"
+        );
+        let kept = "SELECT count(*) FROM kambana.conflict WHERE tbl = 'items' AND lost_side = 'b'";
+        assert!(number(&dsn, kept).await >= 1, "and is kept on {name}");
+    }
+    finish(stack, &[second]).await;
+}
+
 /// An instance died after the follower's COMMIT and before the leader's: the next writer of the row must not lose it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_only_the_follower_has_is_rolled_forward_by_the_next_writer() {
@@ -549,6 +589,14 @@ async fn installation_refuses_what_cannot_be_a_pair() {
         (
             "CREATE TABLE odd (n int PRIMARY KEY) PARTITION BY RANGE (n)",
             "ordinary",
+        ),
+        (
+            "CREATE TABLE odd (n int PRIMARY KEY, u text UNIQUE)",
+            "unique indexes",
+        ),
+        (
+            "CREATE TABLE odd (n int PRIMARY KEY REFERENCES items)",
+            "foreign keys",
         ),
         (
             "CREATE TABLE odd (n int PRIMARY KEY); CREATE TRIGGER mine BEFORE UPDATE ON odd
