@@ -4,6 +4,7 @@
 
 mod api;
 mod bad_input;
+mod bad_requests;
 mod browser;
 mod conflicts;
 mod csv;
