@@ -38,7 +38,7 @@ struct Seen {
     /// When it last answered a heartbeat.
     answered: Option<std::time::Instant>,
     others_reach: SideSet,
-    /// It did not refuse, it said nothing: since when.
+    /// It may be we who cannot hear it (see [`ours_alone`]): since when.
     silent: Option<std::time::Instant>,
 }
 
@@ -153,9 +153,14 @@ fn look(inner: &Inner) -> PerSide<Seen> {
             leftovers: health.leftovers,
             answered: health.answered,
             others_reach: health.others_reach,
-            silent: health.doubted.filter(|_| health.fault == Some(SideFault::Silent)),
+            silent: health.doubted.filter(|_| ours_alone(health.fault.as_ref())),
         }
     })
+}
+
+/// Faults that may be this instance's own: it is cut off, starved, or has the wrong password.
+fn ours_alone(fault: Option<&SideFault>) -> bool {
+    matches!(fault, Some(SideFault::Silent | SideFault::Refused(_)))
 }
 
 /// A repair in progress beside the decisions.

@@ -331,14 +331,9 @@ impl MultiPool {
             .ids()
             .filter_map(|side| Some((side, self.inner.health(side).fault?)))
             .collect();
-        let usable = faults.len() < self.inner.sides.count();
         for (side, fault) in &faults {
-            let mistake = match fault {
-                SideFault::Unfit(_) => true,
-                SideFault::Refused(_) => !usable,
-                _ => false,
-            };
-            if mistake {
+            // A wrong setting here must not look like a broken side there.
+            if matches!(fault, SideFault::Unfit(_) | SideFault::Refused(_)) {
                 return Err(ConnectError(format!("side {side} {fault}")));
             }
         }
