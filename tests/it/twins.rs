@@ -135,15 +135,11 @@ async fn both_instances_are_restarted_in_order_without_a_failed_request() {
     load.more(100).await;
     for round in 0..2 {
         for index in [0, 1] {
-            let before = stack.record().instances[&format!("web{}", index + 1)]
-                .process
-                .clone();
+            let before = stack.record().instances[&format!("web{}", index + 1)].process;
             stack.act(Action::Stop, Target::Web(index)).await.unwrap();
             load.more(50).await;
             stack.act(Action::Start, Target::Web(index)).await.unwrap();
-            let after = stack.record().instances[&format!("web{}", index + 1)]
-                .process
-                .clone();
+            let after = stack.record().instances[&format!("web{}", index + 1)].process;
             assert_ne!(before, after, "round {round}: it was another process");
             load.more(50).await;
         }
