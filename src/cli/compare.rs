@@ -1,8 +1,11 @@
 //! `kambana compare`: the proof that the databases are identical.
 
+use std::time::Duration;
+
 use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
+use indicatif::ProgressBar;
 use similar::{ChangeTag, TextDiff};
 
 use super::databases::{DatabaseArgs, pool_config};
@@ -35,7 +38,12 @@ pub struct CompareArgs {
 
 pub async fn run(args: CompareArgs) -> Result<Verdict, Failure> {
     let config = pool_config(args.databases)?;
-    let comparison = multipool::compare(&config).await?;
+    let waiting = ProgressBar::new_spinner().with_message("reading every row of every table");
+    // Drawn on a terminal only, and on standard error.
+    waiting.enable_steady_tick(Duration::from_millis(120));
+    let compared = multipool::compare(&config).await;
+    waiting.finish_and_clear();
+    let comparison = compared?;
     if args.json {
         say(serde_json::to_string_pretty(&comparison)?);
     } else {

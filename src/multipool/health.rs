@@ -144,7 +144,8 @@ impl Prober {
         }
         let Some(identity) = install::identity(client).await? else {
             return Err(unfit(
-                "schema kambana is missing: this is a new or emptied database; run `kambana init` on a fresh pair".into(),
+                "schema kambana is missing: this is a new or an emptied database; on a fresh pair run `kambana init`, beside a living \
+                 side copy that one first (docs/operations.md)".into(),
             ));
         };
         let lineage = *self.inner.lineage.get_or_init(|| identity.lineage);
