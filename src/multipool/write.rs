@@ -8,7 +8,10 @@
 //! every member of the current epoch was asked, under its fence, whether it has the operation.
 
 mod attempt;
+mod follow;
 mod job;
+mod known;
+mod lead;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
