@@ -14,9 +14,9 @@ use uuid::Uuid;
 use super::SideId;
 use super::connection::{Conn, Failure, Repeat};
 use super::epoch::{self, Epoch, Fence};
+use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Found, Keys, Purpose, collect_keys, widen_truncates, write_images};
-use super::pool::Inner;
 
 /// Journal rows or operations copied in one transaction of the target.
 const CHUNK: i32 = 2000;

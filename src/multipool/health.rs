@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::connection::{Failure, Purpose, pg_config, words};
 use super::epoch::{self, Epoch};
-use super::pool::Inner;
+use super::inner::Inner;
 use super::{SideFault, SideId, SideSet, catalog, install};
 
 /// Every so many heartbeats one goes over a fresh connection.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::connection::{Conn, Failure};
 use super::epoch::{self, Epoch, Fence};
-use super::pool::Inner;
+use super::inner::Inner;
 use super::{SideId, sequences};
 pub(super) use copy::{Found, Keys, collect_keys, images, widen_truncates, write_images};
 use copy::{copy, no_foreign_write};

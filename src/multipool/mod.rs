@@ -2,7 +2,7 @@
 //!
 //! # Layout, in the order a write flows
 //!
-//! - [`MultiPool`]: the doors (`pool`), what they take (`change`, `value`) and answer (`error`, `status`).
+//! - [`MultiPool`]: the doors (`pool`; `inner` is what they share with the tasks), what they take (`change`, `value`) and answer (`error`, `status`).
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
 //! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
@@ -33,6 +33,7 @@ mod connection;
 mod epoch;
 mod error;
 mod health;
+mod inner;
 mod install;
 mod journal;
 mod membership;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Conn, Failure, words};
-use super::pool::Inner;
+use super::inner::Inner;
 use super::{PerSide, SideId, SideSet};
 
 /// How often open rows are counted.

@@ -27,7 +27,7 @@ pub(super) use job::{Job, Pending, Work};
 
 use super::connection::{Conn, Failure, words};
 use super::epoch::Epoch;
-use super::pool::Inner;
+use super::inner::Inner;
 use super::{Applied, NotApplied, OpId, PerSide, SideFault, SideId, WriteError, merge};
 
 /// Operations that share one transaction a side; more would overflow nothing but patience.

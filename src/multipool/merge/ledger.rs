@@ -11,8 +11,8 @@ use crate::multipool::SideId;
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::Failure;
 use crate::multipool::epoch::Epoch;
+use crate::multipool::inner::Inner;
 use crate::multipool::journal::{self, Entry, Lanes, OpRow, insert_lanes, insert_ops, place};
-use crate::multipool::pool::Inner;
 
 /// The last batch of every lane that is open.
 pub(super) type Batches = (Vec<i64>, Vec<i64>);

@@ -1,0 +1,210 @@
+//! What the doors and the background tasks share: connections, and what is known about every side.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use deadpool_postgres::Pool;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
+
+use super::catalog::{Catalog, Fingerprint};
+use super::connection::{Conn, Failure};
+use super::epoch::{Epoch, StateFile};
+use super::health::Health;
+use super::write::{Job, Pending};
+use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet};
+use crate::config::PoolConfig;
+
+/// One side's connections and what is known about it.
+pub(super) struct Side {
+    pub reads: Pool,
+    pub writes: Pool,
+    pub health: watch::Sender<Health>,
+    /// Asks for a probe now.
+    pub doubted: Notify,
+    /// Asks that the next probe looks at identity, settings and schema again.
+    pub refit: AtomicBool,
+    /// Keys copied in the current catch-up.
+    pub caught_up_keys: watch::Sender<u64>,
+    pub open_rows: watch::Sender<Option<i64>>,
+}
+
+/// What writers act on.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// `n` is 0 until a membership is known.
+    pub epoch: Epoch,
+    /// Why writes are refused, if they are.
+    pub refusal: Option<NotApplied>,
+    /// The side being caught up.
+    pub catching_up: Option<SideId>,
+}
+
+/// Shared by the doors and the background tasks.
+pub(super) struct Inner {
+    pub config: PoolConfig,
+    pub sides: PerSide<Side>,
+    pub lineage: OnceLock<Uuid>,
+    pub view: watch::Sender<View>,
+    pub state_file: StateFile,
+    /// Wakes the membership task.
+    pub stir: Notify,
+    pub closing: watch::Sender<bool>,
+    pub queue: mpsc::Sender<Job>,
+    pub catalog: Mutex<Known>,
+    pub pending: Pending,
+    pub events: Mutex<VecDeque<Event>>,
+    pub tasks: Mutex<Vec<(String, JoinHandle<()>)>>,
+}
+
+/// The structure of the watched tables, as the leader has it.
+#[derive(Default)]
+pub(super) struct Known {
+    catalog: Arc<Catalog>,
+    leader: Option<SideId>,
+    fingerprint: Arc<Fingerprint>,
+}
+
+/// How many events are kept for the status page.
+const MAX_EVENTS: usize = 100;
+
+/// How long a write waits for a leader before it is answered "not applied": a freeze is healed in less.
+pub(super) const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while holding one of these leaves plain data that is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    pub fn health(&self, side: SideId) -> Health {
+        self.sides[side].health.borrow().clone()
+    }
+
+    /// The sides whose last probe was good.
+    pub fn well(&self) -> SideSet {
+        self.sides
+            .ids()
+            .filter(|side| self.sides[*side].health.borrow().is_well())
+            .collect()
+    }
+
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&lock(&self.catalog).catalog)
+    }
+
+    /// The structure every side is held against, and the side it was read from.
+    pub fn reference(&self) -> Option<(SideId, Arc<Fingerprint>)> {
+        let known = lock(&self.catalog);
+        known
+            .leader
+            .map(|leader| (leader, Arc::clone(&known.fingerprint)))
+    }
+
+    /// Reads the watched tables from a side.
+    pub async fn load_catalog(&self, side: SideId) -> Result<(), Failure> {
+        match timeout(self.config.probe_deadline * 2, self.read_catalog(side)).await {
+            Ok(done) => done,
+            Err(_) => Err(Failure::Side(SideFault::Silent)),
+        }
+    }
+
+    async fn read_catalog(&self, side: SideId) -> Result<(), Failure> {
+        let conn = Conn::open(&self.sides[side].writes).await?;
+        let catalog = super::catalog::load(conn.client()?).await?;
+        let fingerprint = super::catalog::fingerprint(conn.client()?).await?;
+        *lock(&self.catalog) = Known {
+            catalog: Arc::new(catalog),
+            leader: Some(side),
+            fingerprint: Arc::new(fingerprint),
+        };
+        Ok(())
+    }
+
+    /// Records what happened, for the log and the status page.
+    pub fn event(&self, what: impl Into<String>) {
+        let (what, epoch) = (what.into(), self.view.borrow().epoch.n);
+        tracing::info!(epoch, "{what}");
+        let mut events = lock(&self.events);
+        if events.len() == MAX_EVENTS {
+            events.pop_front();
+        }
+        events.push_back(Event {
+            at: SystemTime::now(),
+            epoch,
+            what,
+        });
+    }
+
+    /// Asks for a probe of a side that made trouble.
+    pub fn doubt(&self, side: SideId) {
+        self.sides[side].doubted.notify_one();
+        self.stir.notify_one();
+    }
+
+    /// Resolves when a member of `members` is known to be in trouble.
+    pub async fn trouble(&self, members: SideSet) -> (SideId, SideFault) {
+        let mut watches: Vec<_> = members
+            .iter()
+            .map(|side| (side, self.sides[side].health.subscribe()))
+            .collect();
+        loop {
+            for (side, health) in &mut watches {
+                if let Some(fault) = &health.borrow_and_update().fault {
+                    return (*side, fault.clone());
+                }
+            }
+            let changed = watches.iter_mut().map(|(_, health)| Box::pin(health.changed()));
+            futures::future::select_all(changed).await.0.unwrap_or_default();
+        }
+    }
+
+    /// Waits until the view or the health of a side changes, or `patience` is over.
+    pub async fn wait_change(&self, side: SideId, patience: Duration) {
+        let (mut view, mut health) = (self.view.subscribe(), self.sides[side].health.subscribe());
+        let _ = timeout(patience, async {
+            tokio::select! {
+                _ = view.changed() => {}
+                _ = health.changed() => {}
+            }
+        })
+        .await;
+    }
+
+    /// The membership to write to, once writes are accepted.
+    pub async fn writable(&self, deadline: Instant) -> Result<Epoch, NotApplied> {
+        let mut view = self.view.subscribe();
+        let patience = deadline.min(Instant::now() + LEADER_PATIENCE);
+        let waited = timeout_at(patience, async {
+            tokio::select! {
+                found = view.wait_for(|v| v.epoch.n > 0 && v.refusal.is_none()) => found.ok().map(|v| v.epoch),
+                () = self.closed() => None,
+            }
+        })
+        .await;
+        match waited {
+            Ok(Some(epoch)) => Ok(epoch),
+            Ok(None) => Err(NotApplied::Closing),
+            Err(_) => Err(self.view.borrow().refusal.clone().unwrap_or(NotApplied::NoSide)),
+        }
+    }
+
+    /// Resolves when the pool is being closed.
+    pub async fn closed(&self) {
+        // An error would mean that the sender is gone, and it lives as long as `self`.
+        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
+    }
+
+    pub fn spawn(self: &Arc<Self>, name: String, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = tokio::spawn(task);
+        lock(&self.tasks).push((name, handle));
+    }
+}

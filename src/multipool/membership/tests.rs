@@ -1,0 +1,110 @@
+//! The decisions, case by case.
+
+use super::*;
+
+fn set(names: &str) -> SideSet {
+    names
+        .chars()
+        .map(|c| c.to_string().parse::<SideId>().unwrap())
+        .collect()
+}
+
+fn epoch(n: i64, members: &str) -> Epoch {
+    Epoch {
+        n,
+        parent: n - 1,
+        members: set(members),
+        generation: uuid::Uuid::nil(),
+    }
+}
+
+/// Each side as `(well, n, members)`.
+fn sides(seen: &[(bool, i64, &str)]) -> PerSide<Seen> {
+    PerSide::new(seen.len(), |side| {
+        let (well, n, members) = seen[side.index()];
+        Seen {
+            well,
+            epoch: (n > 0).then(|| epoch(n, members)),
+            ..Seen::default()
+        }
+    })
+}
+
+#[test]
+fn decisions() {
+    let now = std::time::Instant::now();
+    let (a, b): (SideId, SideId) = ("a".parse().unwrap(), "b".parse().unwrap());
+    for (known, seen, action) in [
+        (epoch(1, "ab"), [(true, 1, "ab"), (true, 1, "ab")], Action::Rest),
+        (
+            epoch(0, ""),
+            [(true, 4, "ab"), (false, 0, "")],
+            Action::Adopt(epoch(4, "ab")),
+        ),
+        (
+            epoch(1, "ab"),
+            [(true, 1, "ab"), (false, 1, "ab")],
+            Action::Eject(set("b")),
+        ),
+        (
+            epoch(1, "ab"),
+            [(false, 1, "ab"), (true, 1, "ab")],
+            Action::Eject(set("a")),
+        ),
+        (
+            epoch(1, "ab"),
+            [(false, 1, "ab"), (false, 1, "ab")],
+            Action::Refuse(NotApplied::NoSide),
+        ),
+        (
+            epoch(2, "b"),
+            [(true, 1, "ab"), (true, 2, "b")],
+            Action::CatchUp(a),
+        ),
+        // The side that was out must not serve alone, however well it is.
+        (
+            epoch(2, "b"),
+            [(true, 1, "ab"), (false, 0, "")],
+            Action::Refuse(NotApplied::NoAuthority(a)),
+        ),
+        // A readmission that was written on the survivor only.
+        (
+            epoch(3, "ab"),
+            [(true, 3, "ab"), (true, 2, "a")],
+            Action::Align { side: b, from: a },
+        ),
+        (
+            epoch(3, "ab"),
+            [(false, 0, ""), (true, 2, "a")],
+            Action::Refuse(NotApplied::NoAuthority(b)),
+        ),
+    ] {
+        assert_eq!(next(&known, &sides(&seen), now), action, "{known:?} {seen:?}");
+    }
+    let mut split = sides(&[(true, 2, "a"), (true, 2, "b")]);
+    assert_eq!(
+        next(&epoch(2, "a"), &split, now),
+        Action::Refuse(NotApplied::Split)
+    );
+    split[b].well = false;
+    assert_eq!(next(&epoch(2, "a"), &split, now), Action::Rest);
+    // Silence counts when somebody else has answered since it began.
+    let began = now;
+    let mut silence = sides(&[(true, 1, "ab"), (false, 1, "ab")]);
+    silence[b].silent = Some(began);
+    silence[a].answered = Some(began);
+    assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::AskOthers(set("a")));
+    silence[a].answered = Some(began + Duration::from_millis(1));
+    assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::Eject(set("b")));
+    silence[a].others_reach = set("ab");
+    // Others hear it: perhaps they have not noticed yet; after a while it is we who are cut off.
+    assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::AskOthers(set("a")));
+    let later = now + ISOLATED_AFTER * 2;
+    assert_eq!(
+        next(&epoch(1, "ab"), &silence, later),
+        Action::Refuse(NotApplied::Isolated(b))
+    );
+    let mut leftovers = sides(&[(true, 1, "ab"), (true, 1, "ab")]);
+    leftovers[b].leftovers = true;
+    assert_eq!(next(&epoch(1, "ab"), &leftovers, now), Action::Sweep);
+}
