@@ -304,6 +304,15 @@ async fn watch_on(client: &Client, name: &str) -> Result<(), String> {
         Some("has no primary key, so its rows cannot be told apart".to_owned())
     } else if !immediate {
         Some("has a deferrable primary key, which ON CONFLICT cannot use".to_owned())
+    } else if let Some(names) = row.get::<_, Option<String>>(6) {
+        Some(format!(
+            "has foreign keys ({names}), whose order a returning side could not follow yet"
+        ))
+    } else if let Some(names) = row.get::<_, Option<String>>(7) {
+        Some(format!(
+            "has unique indexes beside its primary key ({names}); rows that exchange their values while a side is \
+             away could not be brought there yet"
+        ))
     } else {
         row.get::<_, Option<String>>(4).map(|names| {
             format!("has triggers of its own ({names}), which would run once more on every other side")
