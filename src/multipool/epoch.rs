@@ -49,13 +49,18 @@ impl Epoch {
 
 /// The epoch that one side stores.
 pub(super) async fn read(client: &Client) -> Result<Epoch, Failure> {
+    Ok(read_with_reason(client).await?.0)
+}
+
+/// The epoch that one side stores, and why it was made.
+pub(super) async fn read_with_reason(client: &Client) -> Result<(Epoch, String), Failure> {
     let row = client
         .query_one(
-            "-- epoch::read()\nSELECT n, parent, members, generation FROM kambana.epoch",
+            "-- epoch::read()\nSELECT n, parent, members, generation, reason FROM kambana.epoch",
             &[],
         )
         .await?;
-    Ok(Epoch::from_row(&row, 0))
+    Ok((Epoch::from_row(&row, 0), row.get(4)))
 }
 
 /// Proof that a transaction on this client holds the fence exclusively: no write of the pool is in flight there.

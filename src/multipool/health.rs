@@ -238,8 +238,9 @@ pub(super) async fn run(inner: Arc<Inner>, side: SideId) {
     }
 }
 
-/// The epoch of a side over its own connection, for decisions that cannot wait for the next heartbeat.
-pub(super) async fn current_epoch(inner: &Inner, side: SideId) -> Result<Epoch, Failure> {
+/// The epoch of a side and why it was made, over a connection of its own: for decisions that cannot wait for the next
+/// heartbeat.
+pub(super) async fn current_epoch(inner: &Inner, side: SideId) -> Result<(Epoch, String), Failure> {
     let conn = super::connection::Conn::open(&inner.sides[side].writes).await?;
-    epoch::read(conn.client()?).await
+    epoch::read_with_reason(conn.client()?).await
 }

@@ -469,10 +469,10 @@ impl Inner {
         for side in self.well().iter() {
             let asked =
                 tokio::time::timeout(self.config.probe_interval, health::current_epoch(self, side)).await;
-            if let Ok(Ok(found)) = asked
+            if let Ok(Ok((found, reason))) = asked
                 && found.n > self.view.borrow().epoch.n
             {
-                note_epoch(self, SideSet::EMPTY.with(side), found, "");
+                note_epoch(self, SideSet::EMPTY.with(side), found, &reason);
                 adopt(self, found).await;
             }
         }
