@@ -6,17 +6,18 @@
 //! until the last commit the side is neither written by others nor read.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::SideId;
 use super::connection::{Conn, Failure, Repeat};
 use super::epoch::{self, Epoch, Fence};
 use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Found, Keys, Purpose, collect_keys, widen_truncates, write_images};
+use super::{SideFault, SideId};
 
 /// Journal rows or operations copied in one transaction of the target.
 const CHUNK: i32 = 2000;
@@ -53,6 +54,7 @@ pub(super) async fn catch_up(
     if !renew_lease(inner, lead, other).await.map_err(|f| (lead, f))? {
         return Ok(Caught::ByAnother);
     }
+    same_structure(inner, lead, other).await?;
     let token = Uuid::new_v4();
     fence_off(inner, epoch, other, token)
         .await
@@ -84,6 +86,25 @@ pub(super) async fn catch_up(
     .await?;
     release_lease(inner, lead, other).await.map_err(|f| (lead, f))?;
     Ok(Caught::Up { epoch: next, keys })
+}
+
+/// Another instance may have left this side out because its tables differ, and we have not looked since.
+async fn same_structure(inner: &Inner, lead: SideId, other: SideId) -> Result<(), At> {
+    let mut found = Vec::new();
+    for side in [lead, other] {
+        let read = async {
+            let conn = Conn::open(&inner.sides[side].writes).await?;
+            super::catalog::fingerprint(conn.client()?).await
+        };
+        found.push(read.await.map_err(|f| (side, f))?);
+    }
+    match super::catalog::difference(&found[0], &found[1]) {
+        None => Ok(()),
+        Some(difference) => {
+            inner.sides[other].refit.store(true, Ordering::Release);
+            Err((other, Failure::Side(SideFault::Unfit(difference))))
+        }
+    }
 }
 
 /// Takes or renews the right to repair a side, by the leader's clock. Only politeness: correctness rests on the token.

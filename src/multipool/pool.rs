@@ -139,8 +139,10 @@ impl MultiPool {
             .ids()
             .filter_map(|side| Some((side, self.inner.health(side).fault?)))
             .collect();
-        for (side, fault) in &faults {
-            // A wrong setting here must not look like a broken side there.
+        let members = self.known_members();
+        for (side, fault) in faults.iter().filter(|(side, _)| members.contains(*side)) {
+            // A wrong setting here must not look like a broken side there. What is wrong with a side that is out
+            // already is for the status page: the others serve.
             if matches!(fault, SideFault::Unfit(_) | SideFault::Refused(_)) {
                 return Err(ConnectError(format!("side {side} {fault}")));
             }
@@ -148,14 +150,25 @@ impl MultiPool {
         if let Some(lineage) = self.inner.lineage.get() {
             self.inner.state_file.load(*lineage).map_err(ConnectError)?;
         }
-        self.same_structure().await
+        self.same_structure(members).await
+    }
+
+    /// The active sides, by what the sides that answer say; all of them before anybody has said anything.
+    fn known_members(&self) -> SideSet {
+        let newest = self
+            .inner
+            .well()
+            .iter()
+            .filter_map(|side| self.inner.health(side).epoch)
+            .max_by_key(|e| e.n);
+        newest.map_or(self.inner.sides.all(), |epoch| epoch.members)
     }
 
     /// Refuses to start on sides whose watched tables differ: the same write could succeed on one and fail on the
     /// other.
-    async fn same_structure(&self) -> Result<(), ConnectError> {
+    async fn same_structure(&self, members: SideSet) -> Result<(), ConnectError> {
         let mut first: Option<Fingerprint> = None;
-        for side in self.inner.well().iter() {
+        for side in self.inner.well().and(members).iter() {
             let found = async {
                 let conn = Conn::open(&self.inner.sides[side].writes).await?;
                 super::catalog::fingerprint(conn.client()?).await
