@@ -5,9 +5,11 @@ use clap::Args;
 use super::databases::DatabaseArgs;
 use super::{Failure, Verdict, init};
 
-/// Keep more tables identical: any table with a primary key
+/// Keep more tables identical: ordinary ones with a primary key
 ///
 /// The table must exist, the same in every database that the environment names, with the same rows or none.
+/// Refused with the reason: tables without a primary key, with foreign keys, further unique indexes, triggers of their own,
+/// partitions.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -15,7 +17,7 @@ Example:
 
 Exit codes:
   0  watched from now on, or was watched before
-  2  no such table, no primary key, unequal tables, or a database refused")]
+  2  no such table, a table that cannot be watched, unequal tables, or a database refused")]
 pub struct WatchArgs {
     /// Names of tables
     #[arg(required = true, value_name = "TABLE")]
