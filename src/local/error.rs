@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use thiserror::Error;
 
@@ -87,6 +88,19 @@ impl LocalError {
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LocalError {
         let what = what.into();
         move |source| LocalError::Io { what, source }
+    }
+
+    /// Judges a program that ran to its end: what it said is the error, unless it succeeded.
+    pub(super) fn unless_success(output: Output, what: impl FnOnce() -> String) -> Result<(), LocalError> {
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = [output.stdout, output.stderr].concat();
+        Err(LocalError::Failed {
+            what: what(),
+            status: output.status.to_string(),
+            output: LogTail::of(&String::from_utf8_lossy(&said)),
+        })
     }
 
     /// Whether the child could not listen because somebody took its port after it was chosen.

@@ -9,7 +9,6 @@ use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::error::LogTail;
 use super::{Account, Launch, LocalError, Port, PortChoice, Service, http};
 
 /// The same file that runs without `kambana up`.
@@ -177,15 +176,7 @@ impl Haproxy {
             .stdin(Stdio::null())
             .output()
             .map_err(LocalError::io(what()))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = [output.stdout, output.stderr].concat();
-        Err(LocalError::Failed {
-            what: what(),
-            status: output.status.to_string(),
-            output: LogTail::of(&String::from_utf8_lossy(&said)),
-        })
+        LocalError::unless_success(output, what)
     }
 }
 

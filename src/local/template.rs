@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::error::LogTail;
 use super::place::remove_dir;
 use super::{Account, LocalError, PostgresPrograms};
 
@@ -92,15 +91,7 @@ fn initdb(
     account.apply(&mut command);
     let what = || format!("initdb of PostgreSQL {}", postgres.major);
     let output = command.output().map_err(LocalError::io(what()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = [output.stdout, output.stderr].concat();
-    Err(LocalError::Failed {
-        what: what(),
-        status: output.status.to_string(),
-        output: LogTail::of(&String::from_utf8_lossy(&said)),
-    })
+    LocalError::unless_success(output, what)
 }
 
 fn copy(from: &Path, to: &Path, account: &Account, durable: bool) -> std::io::Result<()> {

@@ -92,11 +92,7 @@ pub(super) async fn catch_up(
 async fn same_structure(inner: &Inner, lead: SideId, other: SideId) -> Result<(), At> {
     let mut found = Vec::new();
     for side in [lead, other] {
-        let read = async {
-            let conn = Conn::open(&inner.sides[side].writes).await?;
-            super::catalog::fingerprint(conn.client()?).await
-        };
-        found.push(read.await.map_err(|f| (side, f))?);
+        found.push(inner.fingerprint(side).await.map_err(|f| (side, f))?);
     }
     match super::catalog::difference(&found[0], &found[1]) {
         None => Ok(()),

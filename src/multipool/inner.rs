@@ -109,6 +109,12 @@ impl Inner {
             .map(|leader| (leader, Arc::clone(&known.fingerprint)))
     }
 
+    /// The structure of the watched tables as a side has it now.
+    pub async fn fingerprint(&self, side: SideId) -> Result<Fingerprint, Failure> {
+        let conn = Conn::open(&self.sides[side].writes).await?;
+        super::catalog::fingerprint(conn.client()?).await
+    }
+
     /// Reads the watched tables from a side.
     pub async fn load_catalog(&self, side: SideId) -> Result<(), Failure> {
         match timeout(self.config.probe_deadline * 2, self.read_catalog(side)).await {

@@ -195,6 +195,11 @@ pub(super) async fn insert_ops(client: &Client, ops: &[OpRow]) -> Result<(), Fai
     Ok(())
 }
 
+/// A name for a new lane: positive, and as good as certainly nobody else's. 0 is for foreign writes.
+pub(super) fn new_lane() -> i64 {
+    (Uuid::new_v4().as_u128() as i64) & i64::MAX
+}
+
 /// Known batches of writers, per side, as `kambana.lane` stores them.
 pub(super) type Lanes = BTreeMap<i64, (String, Vec<i64>)>;
 

@@ -169,10 +169,7 @@ impl MultiPool {
     async fn same_structure(&self, members: SideSet) -> Result<(), ConnectError> {
         let mut first: Option<Fingerprint> = None;
         for side in self.inner.well().and(members).iter() {
-            let found = async {
-                let conn = Conn::open(&self.inner.sides[side].writes).await?;
-                super::catalog::fingerprint(conn.client()?).await
-            };
+            let found = self.inner.fingerprint(side);
             let Ok(Ok(found)) = timeout(self.inner.config.probe_deadline * 2, found).await else {
                 // It was well a moment ago; health will say what is wrong with it.
                 continue;

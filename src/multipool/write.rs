@@ -292,7 +292,7 @@ impl Lane {
     fn enter_epoch(&mut self, epoch: &Epoch) {
         if self.epoch != epoch.n || self.id == 0 {
             self.epoch = epoch.n;
-            self.id = (uuid::Uuid::new_v4().as_u128() as i64) & i64::MAX;
+            self.id = super::journal::new_lane();
             self.batch = 0;
             self.unsettled = false;
             self.confirmed = self.inner.sides.map(|_, _| 0);

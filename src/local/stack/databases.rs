@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::Stack;
 use crate::local::LocalError;
 use crate::local::cluster::explain;
-use crate::local::error::LogTail;
 use crate::multipool::SideId;
 
 /// The application's tables.
@@ -65,15 +64,7 @@ impl Stack {
             Ok(output) => output.map_err(LocalError::io(what()))?,
             Err(_) => return Err(LocalError::Database("kambana init did not finish in time".into())),
         };
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = [output.stdout, output.stderr].concat();
-        Err(LocalError::Failed {
-            what: what(),
-            status: output.status.to_string(),
-            output: LogTail::of(&String::from_utf8_lossy(&said)),
-        })
+        LocalError::unless_success(output, what)
     }
 }
 

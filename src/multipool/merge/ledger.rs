@@ -92,7 +92,7 @@ pub(super) async fn ledger(
 ) -> Result<Batches, (SideId, Failure)> {
     let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
     // Foreign rows get a lane of their own, so that a third side that is out still finds them open.
-    let lane = (Uuid::new_v4().as_u128() as i64) & i64::MAX;
+    let lane = journal::new_lane();
     let foreign = [&open_a, &open_b]
         .iter()
         .any(|open| open.entries.iter().any(|e| e.lane == 0));
