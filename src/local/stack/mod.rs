@@ -100,7 +100,7 @@ impl Stack {
                 program: program.clone(),
                 port,
                 session_secret: secrets.session_secret.clone(),
-                extra_env: options.extra_env.clone(),
+                extra_env: options.env_of(index),
             }))
         };
         let mut stack = Stack {
