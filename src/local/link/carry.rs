@@ -67,11 +67,13 @@ pub(super) async fn carry(mut client: TcpStream, wire: Arc<Wire>) {
         };
         tokio::select! {
             ended = both => ended.map(drop),
-            () = until(&wire, |state| state.fault == Fault::Cut) => Err(Cut),
+            () = until(&wire, |state| state.fault == Fault::Cut) => {
+                wire.hit();
+                Err(Cut)
+            }
         }
     };
     if let Err(Cut) = ended {
-        wire.hit();
         reset(&wire, &client, Some(&server));
     }
 }

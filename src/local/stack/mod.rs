@@ -102,7 +102,7 @@ impl Stack {
                 program: program.clone(),
                 port,
                 session_secret: secrets.session_secret.clone(),
-                extra_env: options.extra_env.clone(),
+                extra_env: options.env_of(index),
             }))
         };
         let links = match options.links {
