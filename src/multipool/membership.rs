@@ -41,6 +41,8 @@ struct Seen {
     others_reach: SideSet,
     /// It may be we who cannot hear it (see [`ours_alone`]): since when.
     silent: Option<std::time::Instant>,
+    /// It refused writes a moment ago and is not to be let back yet.
+    resting: bool,
 }
 
 /// What to do next.
@@ -136,7 +138,11 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action
     if let (Some(side), Some(from)) = (epoch.members.minus(authority).leader(), authority.leader()) {
         return Action::Align { side, from };
     }
-    if let Some(side) = well.minus(epoch.members).iter().next() {
+    if let Some(side) = well
+        .minus(epoch.members)
+        .iter()
+        .find(|side| !sides[*side].resting)
+    {
         return Action::CatchUp(side);
     }
     match epoch.members.iter().any(|side| sides[side].leftovers) {
@@ -146,9 +152,11 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action
 }
 
 fn look(inner: &Inner) -> PerSide<Seen> {
-    inner.sides.map(|_, side| {
+    inner.sides.map(|id, side| {
+        let resting = inner.is_resting(id);
         let health = side.health.borrow();
         Seen {
+            resting,
             well: health.is_well(),
             epoch: health.epoch,
             leftovers: health.leftovers,
@@ -182,6 +190,13 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 Ok(Ok(())) => last_failure.clear(),
                 Ok(Err((side, failure))) => {
                     not_before = Instant::now() + REPAIR_PAUSE;
+                    if let Failure::Side(SideFault::Unfit(why)) = &failure {
+                        let epoch = inner.view().epoch;
+                        match epoch.members.contains(side) {
+                            true => _ = inner.refuses_writes(side, &epoch, why),
+                            false => inner.note_refusal(side, why),
+                        }
+                    }
                     let text = format!("{} failed at side {side}: {}", ended.what, words(&failure));
                     if matches!(failure, Failure::Repeat(_)) {
                         tracing::debug!("{text}");

@@ -34,6 +34,9 @@ pub struct MultiPool {
 /// How much longer than its deadline a caller waits for the task that runs its operation.
 const ANSWER_GRACE: Duration = Duration::from_millis(1500);
 
+/// Pause before a reader asks again for a connection slot that the server did not have.
+const SLOT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long `close` waits for each background task.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -62,6 +65,7 @@ impl MultiPool {
                 health: watch::Sender::new(Health::default()),
                 doubted: Notify::new(),
                 refit: AtomicBool::new(false),
+                refusal: Mutex::default(),
                 caught_up_keys: watch::Sender::new(0),
                 open_rows: watch::Sender::new(None),
             });
@@ -98,7 +102,10 @@ impl MultiPool {
             config,
         });
         for side in inner.sides.ids() {
-            inner.spawn(format!("health {side}"), health::run(Arc::clone(&inner), side));
+            let probing = Arc::clone(&inner);
+            inner.spawn(format!("health {side}"), move || {
+                health::run(Arc::clone(&probing), side)
+            });
         }
         let pool = MultiPool { inner };
         if let Err(error) = pool.first_look().await {
@@ -106,12 +113,17 @@ impl MultiPool {
             return Err(error);
         }
         let inner = &pool.inner;
-        inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
-        inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
+        let (deciding, trimming) = (Arc::clone(inner), Arc::clone(inner));
+        inner.spawn("membership".into(), move || {
+            membership::run(Arc::clone(&deciding))
+        });
+        inner.spawn("trim".into(), move || trim::run(Arc::clone(&trimming)));
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         for number in 0..inner.config.write_lanes {
-            let lane = Lane::new(Arc::clone(inner), Arc::clone(&waiting));
-            inner.spawn(format!("lane {number}"), lane.run());
+            let (writing, waiting) = (Arc::clone(inner), Arc::clone(&waiting));
+            inner.spawn(format!("lane {number}"), move || {
+                Lane::new(Arc::clone(&writing), Arc::clone(&waiting)).run()
+            });
         }
         // The first membership is there at once when a side answers; otherwise writes are refused until one does.
         let _ = inner
@@ -330,6 +342,7 @@ impl MultiPool {
                         return Err(ReadError::Unavailable(NotApplied::Overloaded));
                     }
                 }
+                Failure::Repeat(Repeat::NoSlot) => tokio::time::sleep(SLOT_PAUSE).await,
                 Failure::Repeat(_) => {}
                 // A statement that writes: the session of a reader may not, and no other side would let it.
                 Failure::Side(SideFault::Unfit(message)) if message.contains("read-only transaction") => {
@@ -408,6 +421,8 @@ impl MultiPool {
                 let health = state.health.borrow().clone();
                 let settings = &inner.config.sides[side];
                 let active = members.contains(side);
+                let refused = inner.last_refusal(side).map(SideFault::Unfit);
+                let missing = refused.unwrap_or(SideFault::Behind);
                 SideStatus {
                     state: match (active, view.catching_up == Some(side)) {
                         (true, _) => SideState::Active,
@@ -415,7 +430,7 @@ impl MultiPool {
                         (false, false) => SideState::Out,
                     },
                     leader: leader == Some(side),
-                    fault: health.fault.or((!active).then_some(SideFault::Behind)),
+                    fault: health.fault.or((!active).then_some(missing)),
                     address: format!("{}:{}/{}", settings.host, settings.port, settings.database),
                     server_version: health.server_version,
                     heartbeat_ms: health.heartbeat_ms,

@@ -12,7 +12,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{Again, Attempt, Job, Lane, Work};
-use crate::multipool::connection::{Conn, Failure, Repeat};
+use crate::multipool::connection::{Conn, Failure, Repeat, keep_awake};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
@@ -22,23 +22,6 @@ use crate::multipool::{Applied, NotApplied, SideFault, SideId, SideSet, WriteErr
 const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(300);
 
 pub(super) const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
-
-/// For a transaction of the general door: its closure may take as long as the operation's deadline allows.
-pub(super) const LONG_FENCE_SQL: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-    LOCK TABLE kambana.fence IN ROW SHARE MODE";
-
-/// How the transactions of these jobs begin.
-fn fence_sql(jobs: &[Job]) -> &'static str {
-    match jobs {
-        [
-            Job {
-                work: Work::Transaction(_),
-                ..
-            },
-        ] => LONG_FENCE_SQL,
-        _ => FENCE_SQL,
-    }
-}
 
 /// Why an attempt ended before the first COMMIT.
 pub(super) enum Stop {
@@ -92,7 +75,7 @@ pub(super) fn stop_at(side: SideId, failure: Failure, alone: bool) -> Stop {
     match failure {
         Failure::Side(fault) => Again::Trouble(side, fault).into(),
         Failure::Repeat(Repeat::Locked) => Again::Locked.into(),
-        Failure::Repeat(Repeat::Busy) => Again::Contention.into(),
+        Failure::Repeat(Repeat::Busy | Repeat::NoSlot) => Again::Contention.into(),
         Failure::Repeat(Repeat::Contention) if alone => Again::Contention.into(),
         Failure::Repeat(Repeat::Cancelled) if alone => {
             Stop::Refused(WriteError::NotApplied(NotApplied::Deadline))
@@ -143,8 +126,13 @@ impl Lane {
         }
         let prepared = {
             let inner = Arc::clone(&self.inner);
+            let conns: Vec<Arc<Conn>> = self.conns.iter().filter_map(|(_, conn)| conn.clone()).collect();
+            let clients = conns.iter().filter_map(|conn| conn.client().ok());
+            let awake = join_all(clients.map(keep_awake));
             let before = self.before_commit(&epoch, leader, jobs);
             tokio::select! {
+                // A closure may think, and a follower may have much to apply, while another side waits.
+                _ = awake => Err(None),
                 result = timeout_at(until, before) => result.map_err(|_| None),
                 (side, fault) = inner.trouble(epoch.members) => Err(Some((side, fault))),
             }
@@ -211,10 +199,9 @@ impl Lane {
     async fn before_commit(&self, epoch: &Epoch, leader: SideId, jobs: &[Job]) -> Result<Collected, Stop> {
         let catalog = self.inner.catalog();
         let followers: Vec<SideId> = epoch.members.iter().filter(|side| *side != leader).collect();
-        let fence_sql = fence_sql(jobs);
         let fences = join_all(followers.iter().map(|side| async move {
             let fenced = async {
-                self.conn_client(*side)?.batch_execute(fence_sql).await?;
+                self.conn_client(*side)?.batch_execute(FENCE_SQL).await?;
                 reach(Point::FollowFenced).await
             };
             fenced.await.map_err(|failure| stop_own(*side, failure))

@@ -7,9 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::Value as Json;
 
-use super::attempt::{
-    Collected, FENCE_SQL, LONG_FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_at, stop_own,
-};
+use super::attempt::{Collected, FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_at, stop_own};
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure, Rejection};
@@ -262,7 +260,7 @@ impl Lane {
         let entered = async {
             let client = conn.client()?;
             let enter = conn.prepare(ENTER_SQL).await?;
-            client.batch_execute(LONG_FENCE_SQL).await?;
+            client.batch_execute(FENCE_SQL).await?;
             let rows = client
                 .query(
                     &enter,
