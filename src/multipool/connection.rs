@@ -209,8 +209,8 @@ fn side_fault(code: &SqlState, message: &str) -> Option<SideFault> {
     match code.code() {
         // operator intervention: shutdown, crash, starting up; but not a cancelled query
         "57P01" | "57P02" | "57P03" | "57P05" => Some(SideFault::Down(message.to_owned())),
-        // a statement that asks for too much memory or temporary space: the server is well
-        "53200" | "53400" => None,
+        // no slot for one more connection; a statement that asks for too much memory or temporary space: the server is well
+        "53300" | "53200" | "53400" => None,
         // disk full, no file left; system errors; read-only server
         "25006" | "XX001" | "XX002" => Some(SideFault::Unfit(message.to_owned())),
         // no such database; login

@@ -104,7 +104,7 @@ impl Prober {
         Ok(client)
     }
 
-    async fn beat(&mut self, fresh: bool) -> Result<Beat, Failure> {
+    async fn beat(&mut self, fresh: bool, fit: bool) -> Result<Beat, Failure> {
         if fresh || self.client.is_none() {
             match self.connect().await {
                 Ok(client) => self.client = Some(client),
@@ -116,8 +116,7 @@ impl Prober {
         let Some(client) = &self.client else {
             return Err(Failure::Side(SideFault::Silent));
         };
-        let refit = self.inner.sides[self.side].refit.swap(false, Ordering::AcqRel);
-        if refit || !self.inner.health(self.side).is_well() || self.beats.is_multiple_of(FIT_EVERY) {
+        if fit {
             self.check_fit(client).await?;
         }
         let beat = self.beats as i64;
@@ -190,11 +189,13 @@ impl Prober {
         let deadline = self.inner.config.probe_deadline;
         let started = Instant::now();
         let fresh = self.beats.is_multiple_of(FRESH_EVERY);
-        let mut result = timeout(deadline, self.beat(fresh)).await;
+        let refit = self.inner.sides[self.side].refit.swap(false, Ordering::AcqRel);
+        let fit = refit || !self.inner.health(self.side).is_well() || self.beats.is_multiple_of(FIT_EVERY);
+        let mut result = timeout(deadline, self.beat(fresh, fit)).await;
         let doubted = Instant::now();
         if !matches!(result, Ok(Ok(_))) {
             self.client = None;
-            result = timeout(deadline, self.beat(true)).await;
+            result = timeout(deadline, self.beat(true, fit)).await;
         }
         let outcome = match result {
             Ok(Ok(beat)) => match self.inner.standing_refusal(self.side) {

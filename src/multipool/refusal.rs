@@ -27,7 +27,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(120);
 pub(super) struct Refusal {
     /// The epoch in which it was a member and refused.
     epoch: i64,
-    why: String,
+    /// Nothing once it is a member again.
+    why: Option<String>,
     at: Instant,
     /// Refusals since the last long time without one.
     times: u32,
@@ -42,7 +43,7 @@ impl Refusal {
         };
         Refusal {
             epoch,
-            why: why.to_owned(),
+            why: Some(why.to_owned()),
             at: now,
             times,
         }
@@ -69,10 +70,29 @@ impl Inner {
         true
     }
 
-    /// What a side that is out still does not take, for the status page.
+    /// What a side that is out does not take, as its repair or another instance has met it: for the status page.
     pub fn note_refusal(&self, side: SideId, why: &str) {
-        if let Some(refusal) = lock(&self.sides[side].refusal).as_mut() {
-            why.clone_into(&mut refusal.why);
+        let mut refusal = lock(&self.sides[side].refusal);
+        let now = Instant::now();
+        let refusal = refusal.get_or_insert(Refusal {
+            epoch: 0,
+            why: None,
+            at: now.checked_sub(LONGEST_PAUSE).unwrap_or(now),
+            times: 0,
+        });
+        refusal.why = Some(why.to_owned());
+    }
+
+    /// What a new epoch means: its members take what is written, and who was left out was left out for a reason.
+    pub fn learn_refusals(&self, epoch: &Epoch, reason: &str) {
+        for side in self.sides.ids() {
+            if epoch.members.contains(side) {
+                if let Some(refusal) = lock(&self.sides[side].refusal).as_mut() {
+                    refusal.why = None;
+                }
+            } else if let Some((_, why)) = reason.split_once(&format!("side {side} cannot be used: ")) {
+                self.note_refusal(side, why);
+            }
         }
     }
 
@@ -83,13 +103,13 @@ impl Inner {
         let stands = refusal.epoch == epoch.n
             && epoch.members.contains(side)
             && !self.without(side, &epoch).is_empty();
-        stands.then_some(refusal.why)
+        refusal.why.filter(|_| stands)
     }
 
     /// What a side refused when it was ejected.
     pub fn last_refusal(&self, side: SideId) -> Option<String> {
         let refusal = lock(&self.sides[side].refusal);
-        refusal.as_ref().map(|refusal| refusal.why.clone())
+        refusal.as_ref()?.why.clone()
     }
 
     /// Whether a side that refused has to wait before it is let back.
