@@ -27,6 +27,7 @@ pub(super) use job::{Job, Pending, Work};
 
 use super::connection::{Conn, Failure, words};
 use super::epoch::Epoch;
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::{Applied, NotApplied, OpId, PerSide, SideFault, SideId, WriteError, merge};
 
@@ -194,9 +195,12 @@ impl Lane {
             };
             let again = match self.attempt(epoch, &jobs, until).await {
                 Attempt::Done(outcomes) => {
+                    // What fails here fails nothing: every side has committed.
+                    let _ = reach(Point::AnswerBefore).await;
                     for (job, outcome) in jobs.into_iter().zip(outcomes) {
                         job.answer(outcome);
                     }
+                    let _ = reach(Point::AnswerAfter).await;
                     return;
                 }
                 Attempt::Split => {
@@ -308,6 +312,7 @@ impl Lane {
     async fn settle(&mut self) {
         self.unsettled = false;
         let confirmed = self.confirmed_array();
+        let _ = reach(Point::SettleBefore).await;
         for side in self.inner.view().epoch.members.iter() {
             let Some(conn) = &self.conns[side] else { continue };
             let told = async {
@@ -320,7 +325,7 @@ impl Lane {
                 conn.client()?
                     .execute(&statement, &[&self.id, &confirmed])
                     .await?;
-                Ok::<_, Failure>(())
+                reach(Point::SettleSide).await
             };
             if !matches!(timeout(self.inner.config.probe_deadline, told).await, Ok(Ok(()))) {
                 self.conns[side] = None;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{Again, Attempt, Job, Lane, Work};
 use crate::multipool::connection::{Conn, Failure, Repeat};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
 use crate::multipool::{Applied, NotApplied, SideFault, SideId, SideSet, WriteError};
 
@@ -121,6 +122,9 @@ impl Lane {
         let Some(leader) = epoch.members.leader() else {
             return Attempt::Again(Again::EpochMoved);
         };
+        if let Err(Failure::Side(fault)) = reach(Point::WriteBegin).await {
+            return Attempt::Again(Again::Trouble(leader, fault));
+        }
         if let Err((side, fault)) = self.open(epoch.members).await {
             return Attempt::Again(Again::Trouble(side, fault));
         }
@@ -200,7 +204,10 @@ impl Lane {
         let catalog = self.inner.catalog();
         let followers: Vec<SideId> = epoch.members.iter().filter(|side| *side != leader).collect();
         let fences = join_all(followers.iter().map(|side| async move {
-            let fenced = async { Ok(self.conn_client(*side)?.batch_execute(FENCE_SQL).await?) };
+            let fenced = async {
+                self.conn_client(*side)?.batch_execute(FENCE_SQL).await?;
+                reach(Point::FollowFenced).await
+            };
             fenced.await.map_err(|failure| stop_own(*side, failure))
         }));
         let (collected, fenced) = match jobs {
@@ -234,6 +241,9 @@ impl Lane {
             self.conn_client(side)
                 .map_err(|failure| stop_own(side, failure))?;
         }
+        reach(Point::GuardPassed)
+            .await
+            .map_err(|failure| stop_own(leader, failure))?;
         Ok(collected)
     }
 
@@ -255,7 +265,15 @@ impl Lane {
         let answers = {
             let (lane, inner) = (&*self, &self.inner);
             let commits = order.iter().map(|side| async move {
-                let sent = async { Ok(lane.conn_client(*side)?.batch_execute("COMMIT").await?) };
+                let (before, after) = match *side == leader {
+                    true => (Point::CommitLeader, Point::CommittedLeader),
+                    false => (Point::CommitFollower, Point::CommittedFollower),
+                };
+                let sent = async {
+                    reach(before).await?;
+                    lane.conn_client(*side)?.batch_execute("COMMIT").await?;
+                    reach(after).await
+                };
                 tokio::select! {
                     answer = sent => (*side, answer),
                     (_, fault) = inner.trouble(SideSet::EMPTY.with(*side)) => (*side, Err(Failure::Side(fault))),

@@ -7,6 +7,7 @@ use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::Failure;
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, ApplyParams, Arrays, place};
 use crate::multipool::{SideFault, SideId};
 
@@ -53,6 +54,7 @@ impl Lane {
         let own = |failure| stop_own(side, failure);
         let conn = self.conn(side)?;
         let client = conn.client().map_err(own)?;
+        reach(Point::FollowBefore).await.map_err(own)?;
         let plan = journal::plan(catalog, &collected.entries).map_err(|_| Stop::Again(Again::Catalog))?;
         let follow = conn.prepare(FOLLOW_SQL).await.map_err(own)?;
         let insert = conn.prepare(journal::INSERT_SQL).await.map_err(own)?;
@@ -127,6 +129,7 @@ impl Lane {
                 doubtful.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
             }
         }
+        reach(Point::FollowApplied).await.map_err(own)?;
         #[cfg(mutant = "skip_guard")]
         doubtful.clear();
         Ok(doubtful)

@@ -14,6 +14,7 @@ use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure, Rejection};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
 use crate::multipool::statement::{self, Step};
 use crate::multipool::{OpId, SideId, Tx, WriteError};
@@ -62,7 +63,9 @@ impl Lane {
         catalog: &Catalog,
     ) -> Result<Collected, Stop> {
         let conn = self.conn(leader)?;
-        match jobs {
+        let own = |failure| stop_own(leader, failure);
+        reach(Point::LeadBefore).await.map_err(own)?;
+        let collected = match jobs {
             [
                 Job {
                     work: Work::Transaction(closure),
@@ -71,7 +74,9 @@ impl Lane {
                 },
             ] => self.lead_transaction(epoch, leader, jobs, *op, closure).await,
             _ => self.lead_changes(epoch, leader, conn, jobs, catalog).await,
-        }
+        }?;
+        reach(Point::LeadCollected).await.map_err(own)?;
+        Ok(collected)
     }
 
     /// All statements of all declarative jobs in one round trip.
@@ -279,6 +284,7 @@ impl Lane {
         .await
         .map_err(own)?;
         self.check_entered(leader, &entered, jobs).await?;
+        reach(Point::LeadEntered).await.map_err(own)?;
         let unwatched = async { unwatched_writes(conn.client()?).await };
         let before = unwatched.await.map_err(own)?;
         let tx = Tx::new(conn, leader);
