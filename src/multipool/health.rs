@@ -107,7 +107,11 @@ impl Prober {
     async fn beat(&mut self, fresh: bool, fit: bool) -> Result<Beat, Failure> {
         if fresh || self.client.is_none() {
             match self.connect().await {
-                Ok(client) => self.client = Some(client),
+                Ok(client) => {
+                    // The journal may be empty when the heartbeat is planned, and large later.
+                    client.batch_execute("SET enable_seqscan = off").await?;
+                    self.client = Some(client);
+                }
                 // It is well and has no slot for one more connection: the open one tells how it is.
                 Err(Failure::Repeat(Repeat::NoSlot)) if self.client.is_some() => {}
                 Err(failure) => return Err(failure),

@@ -244,6 +244,9 @@ impl Inner {
                     "task `{task_name}` met an error in the program and is started anew; what it was doing is finished \
                      by the sweep"
                 ));
+                if cfg!(mutant = "lanes_stay_dead") {
+                    return;
+                }
                 tokio::time::sleep(RESTART_PAUSE).await;
             }
         });

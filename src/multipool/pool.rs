@@ -76,7 +76,11 @@ impl MultiPool {
                 .next()
                 .unwrap_or_else(|| unreachable!("one entry a configured side"))
         });
-        let (queue, waiting) = mpsc::channel(config.write_queue);
+        let bound = match cfg!(mutant = "queue_unbounded") {
+            true => usize::MAX >> 4,
+            false => config.write_queue,
+        };
+        let (queue, waiting) = mpsc::channel(bound);
         let nothing = Epoch {
             n: 0,
             parent: 0,
@@ -269,6 +273,8 @@ impl MultiPool {
         work: Work,
     ) -> Result<(Applied, serde_json::Value), WriteError> {
         let inner = &self.inner;
+        #[cfg(mutant = "forget_names")]
+        let (_, op) = (op, OpId::new());
         if *inner.closing.borrow() {
             return Err(WriteError::NotApplied(NotApplied::Closing));
         }

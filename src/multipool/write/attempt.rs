@@ -21,7 +21,14 @@ use crate::multipool::{Applied, NotApplied, SideFault, SideId, SideSet, WriteErr
 /// How long a side that is well may take to roll back before its connection is thrown away.
 const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(300);
 
-pub(super) const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
+/// How a transaction with none of the caller's SQL begins. Its statements go by key, so they are planned once, and not by
+/// how much the journal held at that moment: planned anew for each array of names, planning costs as much as running, and
+/// a plan made for an empty journal reads all of it when it is full.
+pub(super) const FENCE_SQL: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; LOCK TABLE kambana.fence IN ROW SHARE MODE";
+
+/// How a transaction of the general door begins on the leader: its statements are planned as the caller's own.
+pub(super) const CALLERS_FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
 /// Why an attempt ended before the first COMMIT.
 pub(super) enum Stop {

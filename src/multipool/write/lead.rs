@@ -7,7 +7,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::Value as Json;
 
-use super::attempt::{Collected, FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_at, stop_own};
+use super::attempt::{
+    CALLERS_FENCE_SQL, Collected, FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_at, stop_own,
+};
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure, Rejection};
@@ -21,7 +23,7 @@ use crate::multipool::{OpId, SideId, Tx, WriteError};
 const ENTER_SQL: &str = "-- write::enter()
 WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = kambana.max_each(l.confirmed, EXCLUDED.confirmed), closed = false),
+    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied) SELECT u.op, u.digest, $2, $5, e.n, $8
     FROM e, unnest($6::uuid[], $7::bigint[]) AS u(op, digest) ON CONFLICT (op) DO NOTHING RETURNING op)
 SELECT (SELECT n FROM e), (SELECT count(*) FROM o),
@@ -260,7 +262,7 @@ impl Lane {
         let entered = async {
             let client = conn.client()?;
             let enter = conn.prepare(ENTER_SQL).await?;
-            client.batch_execute(FENCE_SQL).await?;
+            client.batch_execute(CALLERS_FENCE_SQL).await?;
             let rows = client
                 .query(
                     &enter,
