@@ -201,6 +201,7 @@ mod tests {
                 open_rows: None,
                 caught_up_keys: 0,
             }),
+            votes: crate::multipool::Votes::default(),
             waiting_writes: 0,
             events: vec![],
         };

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::catalog::{self, Catalog, ident, literal};
 use super::connection::{Failure, connect_all, words};
-use super::{ConnectError, PerSide, SideId, SideSet, compare, sequences};
+use super::{ConnectError, PerSide, SideId, SideSet, compare, sequences, votes};
 use crate::config::PoolConfig;
 
 /// Version of the objects in schema `kambana`.
@@ -68,6 +68,9 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
     for ((side, client), identity) in clients.iter().zip(&identities) {
         if identity.is_none() {
             introduce(client, side, lineage, &first_epoch)
+                .await
+                .map_err(|f| at((side, f)))?;
+            votes::introduce(client, side, known.is_none())
                 .await
                 .map_err(|f| at((side, f)))?;
             done.push(format!("side {side}: schema kambana installed"));
