@@ -216,7 +216,11 @@ impl Config {
         let session_secret = session_secret(&vars)?;
         let peers = var("PEERS").map(|s| split_list(&s)).unwrap_or_default();
         let witness = vars.get("WITNESS").map(|s| s.trim().to_owned());
-        for (name, url) in peers.iter().map(|url| ("PEERS", url)).chain(witness.iter().map(|url| ("WITNESS", url))) {
+        for (name, url) in peers
+            .iter()
+            .map(|url| ("PEERS", url))
+            .chain(witness.iter().map(|url| ("WITNESS", url)))
+        {
             if !url.starts_with("http://") {
                 return Err(ConfigError(format!(
                     "{name}=`{url}`: takes base URLs such as http://127.0.0.1:8002 (no TLS: use a network that you trust)"

@@ -8,6 +8,7 @@
 //! - `health`: heartbeats; `membership`: who is active (`epoch`), after `votes` of more than half.
 //! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
+//! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
 //! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
 //!
 //! This room knows nothing of HTTP, pages or sessions.
@@ -32,6 +33,7 @@ mod compare;
 mod connection;
 mod epoch;
 mod error;
+pub mod failpoint;
 mod health;
 mod inner;
 mod install;
@@ -59,6 +61,4 @@ pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
 pub use status::{Event, SideFault, SideState, SideStatus, Status};
 pub use transaction::Tx;
 pub use value::{Fields, Value};
-pub use votes::{
-    MAX_QUESTION, Margin, Peers, RemoteVoter, VoterKind, VoterStatus, Votes, Witness,
-};
+pub use votes::{MAX_QUESTION, Margin, Peers, RemoteVoter, VoterKind, VoterStatus, Votes, Witness};

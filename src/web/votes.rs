@@ -171,7 +171,10 @@ impl HttpVoter {
         if status != reqwest::StatusCode::OK {
             return Err(format!("it answers {}", status.as_u16()));
         }
-        let signed = signed.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let signed = signed
+            .as_ref()
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         match same(&self.key.answer(&signature, &body), signed) {
             true => Ok(body),
             false => Err("its answer is not signed with our SESSION_SECRET".into()),
@@ -261,14 +264,23 @@ mod tests {
         let status = answer.status();
         let signed = answer.headers().get(SIGNATURE).cloned();
         let body = test::read_body(answer).await;
-        (status, signed.is_some_and(|s| s == key.answer(&signature, &body).as_str()))
+        (
+            status,
+            signed.is_some_and(|s| s == key.answer(&signature, &body).as_str()),
+        )
     }
 
     #[actix_web::test]
     async fn only_questions_with_the_right_signature_are_answered() {
         assert_eq!(post("right", b"who", None).await, (StatusCode::OK, true));
-        assert_eq!(post("wrong", b"who", None).await, (StatusCode::UNAUTHORIZED, false));
-        assert_eq!(post("right", b"bad", None).await, (StatusCode::BAD_REQUEST, false));
+        assert_eq!(
+            post("wrong", b"who", None).await,
+            (StatusCode::UNAUTHORIZED, false)
+        );
+        assert_eq!(
+            post("right", b"bad", None).await,
+            (StatusCode::BAD_REQUEST, false)
+        );
         let long = vec![b'x'; MAX_QUESTION + 1];
         assert_eq!(post("right", &long, None).await.0, StatusCode::PAYLOAD_TOO_LARGE);
         for header in ["X-Forwarded-For", "Forwarded"] {
@@ -276,8 +288,14 @@ mod tests {
             assert_eq!(through_a_proxy.0, StatusCode::NOT_FOUND);
         }
         let app = test::init_service(App::new().configure(door("right").configure())).await;
-        let bare = test::TestRequest::post().uri(PATH).set_payload("who").to_request();
-        assert_eq!(test::call_service(&app, bare).await.status(), StatusCode::UNAUTHORIZED);
+        let bare = test::TestRequest::post()
+            .uri(PATH)
+            .set_payload("who")
+            .to_request();
+        assert_eq!(
+            test::call_service(&app, bare).await.status(),
+            StatusCode::UNAUTHORIZED
+        );
     }
 
     #[::core::prelude::v1::test]

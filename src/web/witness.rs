@@ -28,9 +28,10 @@ pub async fn run(listen: &str, state: &Path, secret: &Secret) -> Result<(), Serv
     });
     tracing::info!(listen, "the witness answers");
     HttpServer::new(move || {
-        App::new()
-            .configure(door.configure())
-            .route("/health/live", web::get().to(|| async { HttpResponse::Ok().body("live\n") }))
+        App::new().configure(door.configure()).route(
+            "/health/live",
+            web::get().to(|| async { HttpResponse::Ok().body("live\n") }),
+        )
     })
     .workers(1)
     .listen(listener)?

@@ -23,6 +23,8 @@ pub struct StackOptions {
     pub durable: bool,
     /// Further settings of the instances, as in `env.example`.
     pub extra_env: Vec<(String, String)>,
+    /// Whether each instance reaches each side over a [`Link`](crate::local::Link) of its own, see [`Stack::link`](super::Stack::link).
+    pub links: bool,
     /// Settings of single instances, counted from 0: the stronger ones. An instance that reaches its databases or its
     /// peers by another way than the rest has its `DBn_HOST`, `DBn_PORT` or `PEERS` here.
     pub instance_env: Vec<(usize, String, String)>,
@@ -54,6 +56,7 @@ impl StackOptions {
             template_cache: Some(template_cache.to_path_buf()),
             durable: false,
             extra_env: Vec::new(),
+            links: false,
             instance_env: Vec::new(),
         }
     }
@@ -82,6 +85,13 @@ impl StackOptions {
     #[must_use]
     pub fn with_setting(mut self, name: &str, value: &str) -> StackOptions {
         self.extra_env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// And a link that can be broken between each instance and each side.
+    #[must_use]
+    pub fn with_links(mut self) -> StackOptions {
+        self.links = true;
         self
     }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::{self, Epoch, Fence};
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::inner::Inner;
 use crate::multipool::votes::{Child, Verdict, decide};
 use crate::multipool::{NotApplied, SideId, SideSet, health, sequences};
@@ -122,6 +123,7 @@ async fn store(inner: &Inner, parent: &Epoch, child: &Child, side: SideId) -> Re
             Err(failure) => return Err(failure),
         }
     };
+    reach(Point::EjectFenced).await?;
     let stored = epoch::read(client).await?;
     if !stored.same_as(parent) {
         fence.release().await?;
@@ -135,8 +137,10 @@ async fn store(inner: &Inner, parent: &Epoch, child: &Child, side: SideId) -> Re
     if Some(side) == child.epoch.members.leader() {
         sequences::align_if_possible(client, side, inner.sides.count()).await?;
     }
+    reach(Point::EjectBefore).await?;
     fence.commit().await?;
     conn.set_busy(false);
+    reach(Point::EjectAfter).await?;
     Ok(Stored::Child)
 }
 
@@ -153,6 +157,7 @@ pub(super) fn note_epoch(inner: &Inner, sides: SideSet, epoch: Epoch, reason: &s
 
 /// Makes an epoch the current one of this instance: first on its disk, then for its writers.
 pub(super) async fn adopt(inner: &Inner, epoch: Epoch) {
+    let _ = reach(Point::AdoptBefore).await;
     if let Some(lineage) = inner.lineage.get()
         && let Err(error) = inner.state_file.store(*lineage, &epoch)
     {

@@ -101,7 +101,9 @@ pub(super) async fn begin(inner: &Inner, seat: Seat, voter: Uuid) -> Result<(), 
                 ));
                 from
             }
-            Standing::Unclear => return Err("it is new or has lost its memory; waiting for every side".into()),
+            Standing::Unclear => {
+                return Err("it is new or has lost its memory; waiting for every side".into());
+            }
         }
     };
     let question = Question {
@@ -154,9 +156,9 @@ async fn above_everything(inner: &Inner, seat: Seat) -> Result<i64, String> {
     };
     let question = &question;
     let others = electorate.seats().filter(|(other, _)| *other != seat);
-    let answers = join_all(others.map(|(other, weight)| async move {
-        (weight, gather::ask(inner, other, question).await)
-    }))
+    let answers = join_all(
+        others.map(|(other, weight)| async move { (weight, gather::ask(inner, other, question).await) }),
+    )
     .await;
     let (mut weight, mut highest) = (0, inner.view().epoch.n);
     for (its_weight, reply) in answers {
@@ -186,7 +188,12 @@ mod tests {
     fn only_one_that_is_named_nowhere_is_new() {
         let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let side = |names: &[(&str, Uuid)]| {
-            Some(names.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect::<Names>())
+            Some(
+                names
+                    .iter()
+                    .map(|(n, v)| ((*n).to_owned(), *v))
+                    .collect::<Names>(),
+            )
         };
         let stands = |sides: &[Option<Names>]| standing("instance web1", ours, sides, 2);
         let (empty, witness) = (side(&[]), side(&[("witness", other)]));

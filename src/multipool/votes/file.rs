@@ -262,15 +262,9 @@ mod tests {
         );
         // Another pool is another memory; a later parent makes an earlier one past.
         let other = about(8, epoch(1, 3), Ask::Promise(ballot(1)));
-        assert_eq!(
-            voter.answer(&other, &Epoch::NONE).answer,
-            Answer::Abstains(None)
-        );
+        assert_eq!(voter.answer(&other, &Epoch::NONE).answer, Answer::Abstains(None));
         let later = about(7, epoch(2, 1), Ask::Promise(ballot(1)));
-        assert_eq!(
-            voter.answer(&later, &Epoch::NONE).answer,
-            Answer::Promised(None)
-        );
+        assert_eq!(voter.answer(&later, &Epoch::NONE).answer, Answer::Promised(None));
         assert_eq!(
             answer(&voter, Ask::Promise(ballot(9))).answer,
             Answer::Newer(epoch(2, 1))

@@ -13,6 +13,7 @@ use super::proposer::{Progress, Proposer, Seat};
 use super::remote::{Question, Reply};
 use super::{file, remote, side};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::inner::Inner;
 
 /// How long one voter may take to answer one question: some round trips and a flush. What is slower is counted as missing,
@@ -76,6 +77,9 @@ pub(in crate::multipool) async fn decide(inner: &Inner, parent: &Epoch, wish: Ch
             attempt: Uuid::new_v4(),
         };
         let proposer = Proposer::new(inner.assembly.electorate().clone(), ballot, wish.clone());
+        if reach(Point::VoteBefore).await.is_err() {
+            return Verdict::Busy;
+        }
         let (ended, outbid) = run(inner, *lineage, parent, ballot, proposer).await;
         match (ended, outbid) {
             (Verdict::Missing(_), Some(other)) => {
@@ -87,6 +91,13 @@ pub(in crate::multipool) async fn decide(inner: &Inner, parent: &Epoch, wish: Ch
                 if now.n > parent.n {
                     return Verdict::Newer(now);
                 }
+            }
+            (Verdict::Decided(child), _) => {
+                return match reach(Point::VoteDecided).await {
+                    Ok(()) => Verdict::Decided(child),
+                    // As if we had not heard of it.
+                    Err(_) => Verdict::Busy,
+                };
             }
             (ended, _) => return ended,
         }
@@ -161,7 +172,9 @@ fn why_not(answer: &Answer) -> Option<String> {
     match answer {
         Answer::Promised(_) | Answer::Accepted | Answer::Seen(_) | Answer::Newer(_) => None,
         Answer::Outbid(_) => Some("votes for another candidate".into()),
-        Answer::Abstains(Some(from)) => Some(format!("has lost its memory and votes again from epoch {from}")),
+        Answer::Abstains(Some(from)) => {
+            Some(format!("has lost its memory and votes again from epoch {from}"))
+        }
         Answer::Abstains(None) => Some("has no memory of this pool and does not vote yet".into()),
         Answer::Refused(why) => Some(format!("refuses: {why}")),
     }

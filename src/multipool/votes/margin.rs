@@ -78,10 +78,7 @@ mod tests {
             margin(&five, &all[..4], both).is_safe(),
             "three of five are left without a side"
         );
-        assert_eq!(
-            margin(&five, &[web1, at_a, at_b], both).too_few_votes,
-            [a, b]
-        );
+        assert_eq!(margin(&five, &[web1, at_a, at_b], both).too_few_votes, [a, b]);
         // Nobody else can act: only the last copy counts.
         let alone = Electorate::new(2, 1, false);
         assert!(margin(&alone, &[web1], both).is_safe());

@@ -43,7 +43,11 @@ pub(super) struct Seats {
 impl fmt::Display for Seats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let witness = if self.witness { "a" } else { "no" };
-        write!(f, "{} sides, {} instances, {witness} witness", self.sides, self.instances)
+        write!(
+            f,
+            "{} sides, {} instances, {witness} witness",
+            self.sides, self.instances
+        )
     }
 }
 

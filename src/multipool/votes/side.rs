@@ -61,7 +61,11 @@ async fn vote(inner: &Inner, side: SideId, question: &Question) -> Result<Answer
             None => Memory::new(from),
             Some(json) => match serde_json::from_value::<Memory>(json) {
                 Ok(memory) => Memory { from, ..memory },
-                Err(e) => return Ok(Answer::Refused(format!("its row in kambana.vote is damaged: {e}"))),
+                Err(e) => {
+                    return Ok(Answer::Refused(format!(
+                        "its row in kambana.vote is damaged: {e}"
+                    )));
+                }
             },
         };
         let mut after = before.clone();

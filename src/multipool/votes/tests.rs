@@ -317,12 +317,7 @@ fn many_candidates_over_many_epochs_at_random() {
 }
 
 /// As `begin` does it: a voter without memory asks the rest, and begins above everything more than half of all know.
-fn lose_memory(
-    voters: &mut [Memory],
-    seats: &[(Seat, u32)],
-    electorate: &Electorate,
-    lost: usize,
-) {
+fn lose_memory(voters: &mut [Memory], seats: &[(Seat, u32)], electorate: &Electorate, lost: usize) {
     let others = (0..voters.len()).filter(|v| *v != lost);
     let (mut known, mut highest) = (Vec::new(), 0);
     for v in others {

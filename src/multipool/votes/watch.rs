@@ -156,7 +156,11 @@ impl Assembly {
 
     /// What people call a voter.
     pub(super) fn name(&self, seat: Seat) -> String {
-        let known = || lock(&self.reports).get(&seat).and_then(|report| report.name.clone());
+        let known = || {
+            lock(&self.reports)
+                .get(&seat)
+                .and_then(|report| report.name.clone())
+        };
         match seat {
             Seat::Side(_) => seat.to_string(),
             Seat::Instance(0) => format!("instance {}", self.instance),
@@ -270,9 +274,7 @@ impl Assembly {
         let found = lock(&self.reports)
             .values()
             .filter_map(|report| report.said.as_ref().ok()?.accepted.clone())
-            .find(|child| {
-                child.epoch.parent == current.n && child.epoch.members.is_subset(current.members)
-            });
+            .find(|child| child.epoch.parent == current.n && child.epoch.members.is_subset(current.members));
         let mut unfinished = lock(&self.unfinished);
         *unfinished = match (found, unfinished.take()) {
             (Some(found), Some((_, since))) => Some((found, since)),
@@ -362,7 +364,9 @@ async fn warnings(inner: &Inner) -> Vec<String> {
     {
         let reports = lock(&inner.assembly.reports);
         for (seat, _) in inner.assembly.electorate().seats() {
-            let Some(report) = reports.get(&seat) else { continue };
+            let Some(report) = reports.get(&seat) else {
+                continue;
+            };
             if let Some(voter) = report.voter
                 && let Some(twice) = voters.insert(voter, seat)
             {
