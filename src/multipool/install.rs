@@ -64,17 +64,18 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
             .await
             .map_err(|e| at((side, e.into())))?;
     }
+    let nobody_votes = votes::nobody_votes(&clients).await.map_err(at)?;
     let first_epoch = copy_epoch(&clients, &identities).await?;
     for ((side, client), identity) in clients.iter().zip(&identities) {
         if identity.is_none() {
             introduce(client, side, lineage, &first_epoch)
                 .await
                 .map_err(|f| at((side, f)))?;
-            votes::introduce(client, side, known.is_none())
-                .await
-                .map_err(|f| at((side, f)))?;
             done.push(format!("side {side}: schema kambana installed"));
         }
+        votes::introduce(client, side, nobody_votes)
+            .await
+            .map_err(|f| at((side, f)))?;
         for table in tables {
             watch_on(client, table)
                 .await

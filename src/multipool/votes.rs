@@ -53,7 +53,7 @@ mod watch;
 pub(super) use acceptor::Child;
 pub(super) use file::answer;
 pub(super) use gather::{Verdict, decide};
-pub(super) use side::{admit, introduce};
+pub(super) use side::{admit, introduce, nobody_votes};
 pub(super) use watch::{Assembly, Heard, run};
 
 pub use file::Witness;

@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use super::acceptor::{Answer, Ask, Memory, Seen};
 use super::remote::{Question, Reply};
-use crate::multipool::SideId;
 use crate::multipool::connection::{Conn, Failure, words};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::inner::Inner;
+use crate::multipool::{PerSide, SideId};
 
 /// How often two candidates may change the row before each other.
 const TRIES: u32 = 5;
@@ -81,6 +81,23 @@ async fn vote(inner: &Inner, side: SideId, question: &Question) -> Result<Answer
         }
     }
     Ok(Answer::Refused("other candidates keep asking it".into()))
+}
+
+/// Whether no side has ever voted, nor knows of any voter: a new pool.
+pub(in crate::multipool) async fn nobody_votes(clients: &PerSide<Client>) -> Result<bool, (SideId, Failure)> {
+    for (side, client) in clients.iter() {
+        let row = client
+            .query_one(
+                "-- votes::nobody_votes()\nSELECT NOT EXISTS (SELECT FROM kambana.vote) AND NOT EXISTS (SELECT FROM kambana.voter)",
+                &[],
+            )
+            .await
+            .map_err(|e| (side, e.into()))?;
+        if !row.get::<_, bool>(0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The first row of a side: a side of a new pool votes from the start, any other when it is readmitted.
