@@ -34,6 +34,8 @@ pub(super) struct Health {
     pub epoch: Option<Epoch>,
     /// When the last good heartbeat was answered.
     pub answered: Option<Instant>,
+    /// Since when every probe was good.
+    pub well_since: Option<Instant>,
     /// When the last failed probe began its second try.
     pub doubted: Option<Instant>,
     pub heartbeat_ms: Option<f64>,
@@ -223,6 +225,7 @@ impl Prober {
                     if health.fault.take().is_some() {
                         tracing::info!(%side, "side answers again");
                     }
+                    health.well_since.get_or_insert_with(Instant::now);
                     health.epoch = Some(beat.epoch);
                     health.leftovers = beat.leftovers;
                     health.others_reach = beat.others_reach;
@@ -241,6 +244,7 @@ impl Prober {
                         health.doubted = Some(doubted);
                     }
                     health.fault = Some(fault);
+                    health.well_since = None;
                 }
             }
         });
