@@ -286,7 +286,9 @@ impl Lane {
                 tokio::select! {
                     answer = sent => (*side, answer),
                     (_, fault) = inner.trouble(SideSet::EMPTY.with(*side)) => (*side, Err(Failure::Side(fault))),
-                    () = tokio::time::sleep(inner.config.op_deadline) => (*side, Err(Failure::Side(SideFault::Silent))),
+                    // Heartbeats are answered and this is not: the answer is lost, or the connection. Asking again, by name,
+                    // finds out sooner than waiting.
+                    () = tokio::time::sleep(inner.config.probe_deadline * 2) => (*side, Err(Failure::Side(SideFault::Silent))),
                 }
             });
             in_order(

@@ -4,6 +4,8 @@
 //! `points` and the links of a stack are the tools, `tools` tests them; `scene` is what a case stands in and how it is
 //! judged. What takes minutes is called `torture_…` and ignored: `cargo nextest run --run-ignored all torture_`.
 
+mod database_dies;
+mod hangs;
 mod instance_dies;
 pub mod points;
 pub mod scene;

@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use super::points::{Points, with_failpoints};
 use crate::load::{http, nothing_left_over};
-use crate::support::{Running, assert_identical, connect, eventually, healed, program, rows, side, start};
+use crate::support::{
+    Running, assert_identical, connect, eventually, healed, number, program, rows, side, start,
+};
 
 /// Budgets of the design hold on a machine that is free; the tests share two cores with others.
 pub const CROWDED: u32 = 3;
@@ -78,11 +80,6 @@ impl Scene {
         self.link(web, side(name)).unwrap()
     }
 
-    /// Every wire to a side: what a fault of its network is.
-    pub fn wires(&self, name: &str) -> [&Link; 2] {
-        [self.wire(0, name), self.wire(1, name)]
-    }
-
     pub fn points(&self, web: usize) -> Points {
         Points::of(self, web)
     }
@@ -126,6 +123,26 @@ impl Scene {
             .await;
         assert_eq!(told.status, Some(201), "{told:?}");
         told.body["id"].as_i64().unwrap()
+    }
+
+    /// Makes a row, in a task of its own: the answer may never come.
+    pub fn create(&self, web: usize, content: &str) -> (Uuid, tokio::task::JoinHandle<Told>) {
+        let (scene, op) = (self.clone(), Uuid::now_v7());
+        let body = json!({ "name": "row", "content": content });
+        let asking = tokio::spawn(async move { scene.send(web, op, "POST", "/api/items", Some(body)).await });
+        (op, asking)
+    }
+
+    /// Waits until both sides have exactly one row with this content.
+    pub async fn exactly_one(&self, content: &str) {
+        let sql = format!("SELECT count(*) FROM items WHERE content = '{content}'");
+        for name in ["a", "b"] {
+            assert_eq!(
+                number(&self.dsn(side(name)), &sql).await,
+                1,
+                "rows `{content}` on {name}"
+            );
+        }
     }
 
     /// Gives a row a new content, in a task of its own: the answer may never come.
@@ -211,6 +228,57 @@ impl Scene {
 
     pub async fn side_act(&self, action: Action, name: &str) {
         self.act(action, Target::Side(side(name))).await.unwrap();
+    }
+
+    /// A superuser of a side.
+    async fn superuser(&self, name: &str) -> Client {
+        let record = &self.record().sides[name];
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(&record.socket_dir)
+            .port(record.port)
+            .user("postgres")
+            .dbname("postgres");
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// From now on a COMMIT on this side reaches the disk and then takes for ever, as on a disk that stalls: it waits for a
+    /// standby that does not exist.
+    pub async fn stall(&self, name: &str) {
+        self.standby(name, "SET synchronous_standby_names = 'nobody'", "nobody")
+            .await;
+    }
+
+    /// The stalled COMMITs are answered.
+    pub async fn unstall(&self, name: &str) {
+        self.standby(name, "RESET synchronous_standby_names", "").await;
+    }
+
+    async fn standby(&self, name: &str, order: &str, shown: &str) {
+        let client = self.superuser(name).await;
+        client
+            .batch_execute(&format!("ALTER SYSTEM {order}"))
+            .await
+            .unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        eventually("the setting is read", FREEZE, || async {
+            let row = client
+                .query_one("SHOW synchronous_standby_names", &[])
+                .await
+                .unwrap();
+            row.get::<_, String>(0) == shown
+        })
+        .await;
+    }
+
+    /// Whether somebody's COMMIT stalls.
+    pub async fn is_stalled(&self, name: &str, within: &str) -> bool {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%{within}%'"
+        );
+        number(&self.dsn(side(name)), &sql).await > 0
     }
 
     pub async fn web_act(&self, action: Action, web: usize) {
