@@ -1,16 +1,21 @@
 //! Part B: a database dies, every process of it or only one, and returns.
 
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use kambana::config::PoolConfig;
 use kambana::local::{Action, Fault, Passing, Then};
 use kambana::multipool::failpoint::Point;
+use kambana::multipool::{MultiPool, OpId, WriteError, install};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use uuid::Uuid;
 
 use super::scene::{CRASH, CROWDED, FREEZE, HEAL, Scene};
 use crate::load::{Load, check};
-use crate::support::{eventually, healed, number, side, whole};
+use crate::support::{eventually, healed, number, pair, side, whole};
 
 /// How soon pages and `/api/status` tell the truth.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
@@ -199,6 +204,55 @@ async fn case_16_the_reply_to_commit_is_lost() {
     scene.finish().await;
 }
 
+/// The disk of a side fails at COMMIT: the client sees an error, and after recovery the row is there. Needs root, to make
+/// one process's write fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_17_the_disk_fails_at_commit() {
+    if !nix::unistd::geteuid().is_root() || Command::new("strace").arg("-V").output().is_err() {
+        println!("NOT RUN: case 17 needs root and strace");
+        return;
+    }
+    let scene = Scene::set().await;
+    let wire = scene.wire(0, "b");
+    wire.set_once(Fault::HoldAt(of_follower()));
+    let (op, asked) = scene.create(0, "seventeen");
+    eventually("the COMMIT is held", HEAL, || async { wire.hits() == 1 }).await;
+    let holder = "SELECT pid::bigint FROM pg_locks WHERE relation = 'kambana.fence'::regclass AND mode = 'RowShareLock'";
+    let pid = number(&scene.dsn(side("b")), holder).await;
+    let mut strace = Command::new("strace")
+        .args([
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            "inject=fdatasync:error=EIO",
+            "-p",
+            &pid.to_string(),
+        ])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the process is traced", HEAL, || async {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status
+            .lines()
+            .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    })
+    .await;
+    wire.release();
+    let told = asked.await.unwrap();
+    strace.wait().unwrap();
+    let log = std::fs::read_to_string(&scene.record().sides["b"].log).unwrap();
+    assert!(
+        log.contains("PANIC") && log.contains("fdatasync"),
+        "the disk failed"
+    );
+    assert!(told.applied(), "{told:?}");
+    healed(&scene, HEAL).await;
+    assert!(scene.has("b", op).await);
+    scene.exactly_one("seventeen").await;
+    scene.finish().await;
+}
+
 /// Somebody repeats the operation while its COMMIT is in flight on one side.
 #[tokio::test(flavor = "multi_thread")]
 async fn case_18_a_commit_is_in_flight_while_it_is_asked_for() {
@@ -254,6 +308,52 @@ async fn case_19_both_links_are_cut_after_both_commits_were_sent() {
     scene.judge().await;
     scene.exactly_one("nineteen").await;
     scene.finish().await;
+}
+
+/// A deferred constraint fails when it is asked for, and that is before the first COMMIT.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_a_deferred_constraint_would_fail_at_commit() {
+    let stack = pair().await;
+    let config = |name: &str| {
+        let mut config = PoolConfig::new(stack.side_configs(), name);
+        config.state_dir = stack.place().dir.join("state");
+        config
+    };
+    install(&config("init"), &["items"]).await.unwrap();
+    let pool = MultiPool::connect(config("web1")).await.unwrap();
+    let (op, finished) = (OpId::new(), Arc::new(AtomicBool::new(false)));
+    let at_end = Arc::clone(&finished);
+    let refused = pool
+        .transaction(op, move |tx| {
+            let at_end = Arc::clone(&at_end);
+            Box::pin(async move {
+                tx.execute("INSERT INTO items (name) VALUES ('twenty')", &[])
+                    .await?;
+                let table = "CREATE TEMP TABLE d (n int UNIQUE DEFERRABLE INITIALLY DEFERRED) ON COMMIT DROP";
+                tx.execute(table, &[]).await?;
+                tx.execute("INSERT INTO d VALUES (1), (1)", &[]).await?;
+                at_end.store(true, Ordering::Relaxed);
+                Ok(())
+            })
+        })
+        .await;
+    assert!(finished.load(Ordering::Relaxed), "no statement failed");
+    assert!(
+        matches!(&refused, Err(WriteError::Rejected { sqlstate, .. }) if sqlstate == "23505"),
+        "{refused:?}"
+    );
+    for name in ["a", "b"] {
+        let dsn = stack.dsn(side(name));
+        assert_eq!(number(&dsn, "SELECT count(*) FROM items").await, 0, "{name}");
+        assert_eq!(number(&dsn, "SELECT count(*) FROM kambana.op").await, 0, "{name}");
+        assert_eq!(
+            number(&dsn, "SELECT n FROM kambana.epoch").await,
+            1,
+            "no side was blamed"
+        );
+    }
+    pool.close().await;
+    stack.stop().await.unwrap();
 }
 
 /// A process of a database under load: the postmaster alone, or one backend.

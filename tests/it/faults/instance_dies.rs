@@ -7,7 +7,7 @@ use kambana::multipool::failpoint::Point;
 use uuid::Uuid;
 
 use super::scene::{CROWDED, FREEZE, Scene, let_go};
-use crate::support::eventually;
+use crate::support::{eventually, whole};
 
 /// How soon what a dead instance left in the middle is brought together.
 const ROLLED_FORWARD: Duration = Duration::from_secs(5);
@@ -177,7 +177,18 @@ async fn cases_6_to_8_killed_between_the_commits() {
         scene.web_act(Action::Start, 0).await;
     }
 
-    // 8: the leader has committed and its answer is lost; the follower's COMMIT never arrived.
+    // 8: the leader has committed, the follower's COMMIT was not sent.
+    points.arm(Point::CommitFollower, "hold");
+    let (op, _) = scene.put(0, row, "eight, unsent");
+    points.wait(Point::CommitFollower).await;
+    eventually("the leader has committed", FREEZE, || async {
+        scene.has("a", op).await
+    })
+    .await;
+    assert!(!scene.has("b", op).await, "case 8");
+    die_and_roll_forward(&scene, row, "eight, unsent").await;
+
+    // And: the leader has committed and its answer is lost; the follower's COMMIT never arrived.
     let (a, b) = (scene.wire(0, "a"), scene.wire(0, "b"));
     a.set_once(Fault::LoseCommitReply(of("a"), Then::Hang));
     b.set_once(Fault::CutAt(of("b")));
@@ -243,5 +254,155 @@ async fn cases_9_to_11_killed_after_the_commits() {
         scene.web_act(Action::Start, 0).await;
     }
     assert_eq!(scene.epoch("a").await, (1, 3), "no side was blamed");
+    scene.finish().await;
+}
+
+/// Every place of an ejection and of a catch-up: the repairer is killed there, the other instance finishes.
+const REPAIR: &[Point] = &[
+    Point::EjectFenced,
+    Point::EjectBefore,
+    Point::EjectAfter,
+    Point::AdoptBefore,
+    Point::FenceOffBefore,
+    Point::FenceOffAfter,
+    Point::PassBegin,
+    Point::ChunkBefore,
+    Point::ChunkAfter,
+    Point::PassEnd,
+    Point::MergeFenced,
+    Point::MergeBefore,
+    Point::MergeBetween,
+    Point::MergeAfter,
+];
+
+/// What is not walked by the tests of repair: [`BEFORE_COMMIT`], the commits and settling are above, trimming below. Two
+/// are not held anywhere: `lead_entered` is met by the general door only, which no page uses, and `probe` by who asks for a
+/// name that another instance has left in doubt (case 18 asks without holding it).
+const ELSEWHERE: &[Point] = &[
+    Point::WriteBegin,
+    Point::LeadBefore,
+    Point::LeadEntered,
+    Point::FollowFenced,
+    Point::LeadCollected,
+    Point::FollowBefore,
+    Point::FollowApplied,
+    Point::GuardPassed,
+    Point::CommitFollower,
+    Point::CommitLeader,
+    Point::CommittedFollower,
+    Point::CommittedLeader,
+    Point::AnswerBefore,
+    Point::AnswerAfter,
+    Point::SettleBefore,
+    Point::SettleSide,
+    Point::Probe,
+    Point::TrimClosed,
+    Point::TrimDeleted,
+];
+
+#[test]
+fn every_failpoint_is_in_a_table() {
+    for point in Point::ALL {
+        assert!(REPAIR.contains(point) != ELSEWHERE.contains(point), "{point}");
+    }
+}
+
+/// One side dies and returns; whoever repairs is killed at `point`.
+async fn repairer_dies_at(scene: &Scene, point: Point, name: &str) {
+    let other = if name == "a" { "b" } else { "a" };
+    let row = scene.make(0, "before").await;
+    let at_return =
+        REPAIR.iter().position(|p| *p == point) >= REPAIR.iter().position(|p| *p == Point::FenceOffBefore);
+    let points = [scene.points(0), scene.points(1)];
+    let arm = || points.iter().for_each(|points| points.arm(point, "hold"));
+    let reached = || points.iter().position(|points| points.reached(point) > 0);
+    if !at_return {
+        arm();
+    }
+    scene.side_act(Action::Crash, name).await;
+    if at_return {
+        // Something to copy.
+        scene.must_put(0, row, "while it was out").await;
+        scene.make(1, &format!("while it was out, {point}")).await;
+        arm();
+        scene.side_act(Action::Start, name).await;
+    }
+    eventually(
+        &format!("{point} is reached by somebody"),
+        Duration::from_secs(20),
+        || async { reached().is_some() },
+    )
+    .await;
+    let repairer = reached().unwrap();
+    scene.web_act(Action::Crash, repairer).await;
+    points.iter().for_each(|points| points.disarm(point));
+    let content = format!("after {point}");
+    let gap = scene.must_put(1 - repairer, row, &content).await;
+    assert!(gap < FREEZE * CROWDED, "{point}: writes waited {gap:?}");
+    if !at_return {
+        assert_eq!(
+            scene.epoch(other).await.1,
+            if other == "a" { 1 } else { 2 },
+            "{point}"
+        );
+        scene.side_act(Action::Start, name).await;
+    }
+    // A lease of the dead repairer has to run out first.
+    whole(scene, Duration::from_secs(45)).await;
+    println!("{point}: writes waited {gap:?} after the repairer's death");
+    scene.both_have(row, &content, FREEZE).await;
+    scene.web_act(Action::Start, repairer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_repairer_is_killed_while_it_ejects() {
+    let scene = Scene::set().await;
+    for (point, name) in REPAIR[..4].iter().zip(["a", "b", "a", "b"]) {
+        repairer_dies_at(&scene, *point, name).await;
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_repairer_is_killed_in_the_last_merge() {
+    let scene = Scene::set().await;
+    for (point, name) in [(Point::MergeBefore, "a"), (Point::MergeBetween, "b")] {
+        repairer_dies_at(&scene, point, name).await;
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "five minutes: the lease of a dead repairer lasts ten seconds"]
+async fn torture_the_repairer_is_killed_at_every_place_of_a_catch_up() {
+    let scene = Scene::set().await;
+    for (n, point) in REPAIR[4..].iter().enumerate() {
+        repairer_dies_at(&scene, *point, ["a", "b"][n % 2]).await;
+        repairer_dies_at(&scene, *point, ["b", "a"][n % 2]).await;
+    }
+    scene.finish().await;
+}
+
+/// Case 11, trimming: takes a minute for a lane to be closed. Who dies in the middle loses no key's outcome.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "three minutes: a lane is closed a minute after its last write"]
+async fn torture_case_11_killed_while_trimming() {
+    let scene = Scene::set().await;
+    let row = scene.make(1, "first").await;
+    for point in [Point::TrimClosed, Point::TrimDeleted] {
+        let (op, asked) = scene.put(0, row, point.name());
+        assert!(asked.await.unwrap().applied());
+        scene.points(0).arm(point, "hold");
+        eventually("trimming", Duration::from_secs(150), || async {
+            scene.points(0).reached(point) > 0
+        })
+        .await;
+        scene.web_act(Action::Crash, 0).await;
+        scene.points(0).disarm(point);
+        scene.must_put(1, row, "in between").await;
+        assert!(scene.put_as(1, op, row, point.name()).await.applied());
+        scene.both_have(row, "in between", FREEZE).await;
+        scene.web_act(Action::Start, 0).await;
+    }
     scene.finish().await;
 }

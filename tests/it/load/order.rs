@@ -3,7 +3,6 @@
 //! Wing and Gong's check, by `todc-utils`. A row is a register that may not exist. An operation whose answer was lost may
 //! have happened at any later time or never, so its response stands at the end, where it fits always.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use todc_utils::{Action, History, Specification, WGLChecker};
@@ -68,22 +67,21 @@ impl Specification for Row {
 
 /// Whether one copy of the row could have given these answers.
 pub fn is_linearizable(records: &[Record]) -> bool {
-    // Two operations of one moment are taken as concurrent: calls come first.
-    let mut events: BTreeMap<(Option<Instant>, bool, usize), Action<(RowOp, bool)>> = BTreeMap::new();
+    let mut events = Vec::new();
     let mut last = Vec::new();
     for (process, record) in records.iter().enumerate() {
         let op = (record.op.clone(), record.returned.is_some());
-        events.insert((Some(record.invoked), false, process), Action::Call(op.clone()));
+        events.push((record.invoked, false, process, Action::Call(op.clone())));
         match record.returned {
-            Some(at) => {
-                events.insert((Some(at), true, process), Action::Response(op));
-            }
+            Some(at) => events.push((at, true, process, Action::Response(op))),
             None => last.push((process, Action::Response(op))),
         }
     }
+    // Two operations of one moment are taken as concurrent: calls come first.
+    events.sort_by_key(|(at, is_response, process, _)| (*at, *is_response, *process));
     let actions = events
         .into_iter()
-        .map(|((_, _, process), action)| (process, action))
+        .map(|(_, _, process, action)| (process, action))
         .chain(last);
     WGLChecker::<Row>::is_linearizable(History::from_actions(actions.collect()))
 }
