@@ -1,5 +1,6 @@
 //! `kambana drill`: try to break it.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 use super::up::Signals;
 use super::{Failure, Verdict, data_dir, say, shell_word};
+use crate::drill::matrix::Matrix;
 use crate::drill::plan::kinds;
 use crate::drill::report::Report;
 use crate::drill::{self, DrillOptions, Where};
@@ -31,7 +33,8 @@ Examples:
   kambana drill
   kambana drill --minutes 10 --report drill.html
   kambana drill --seed 4711 --own                        the same faults again, on a fresh cluster
-  kambana drill --faults crash-side,freeze-web --json
+  kambana drill --faults crash-side,freeze-web --json > 1.json
+  kambana drill --table 1.json 2.json                    many drills in one table (Markdown)
 
 Exit codes:
   0  nothing lost, doubled or different, every outcome final, no request failed that should not
@@ -62,6 +65,9 @@ pub struct DrillArgs {
     /// Clients that write at the same time
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=32))]
     clients: u16,
+    /// Break nothing: read the JSON of earlier drills and print them as one table
+    #[arg(long, value_name = "FILE.json", num_args = 1.., exclusive = true)]
+    table: Vec<PathBuf>,
     /// A gap longer than promised counts as a broken promise too (for a machine that does nothing else)
     #[arg(long)]
     strict: bool,
@@ -75,6 +81,9 @@ fn minutes(text: &str) -> Result<Duration, String> {
 }
 
 pub async fn run(args: DrillArgs) -> Result<Verdict, Failure> {
+    if !args.table.is_empty() {
+        return table(&args.table);
+    }
     let mut signals = Signals::new()?;
     let seed = args
         .seed
@@ -144,6 +153,21 @@ pub async fn run(args: DrillArgs) -> Result<Verdict, Failure> {
     }
     let slow = args.strict && report.verdict.slow > 0;
     Ok(match report.is_fine() && !slow {
+        true => Verdict::Fine,
+        false => Verdict::Degraded,
+    })
+}
+
+fn table(files: &[PathBuf]) -> Result<Verdict, Failure> {
+    let mut matrix = Matrix::default();
+    for file in files {
+        let named = |e: &dyn Display| Failure(format!("{}: {e}", file.display()));
+        let text = fs::read(file).map_err(|e| named(&e))?;
+        let report = serde_json::from_slice(&text).map_err(|e| named(&e))?;
+        matrix.add(&report).map_err(|e| named(&e))?;
+    }
+    say(matrix.to_markdown());
+    Ok(match matrix.is_fine() {
         true => Verdict::Fine,
         false => Verdict::Degraded,
     })

@@ -7,7 +7,7 @@
 //!   [`timeline`] (the run in slices);
 //! - performing: [`faults`] (break and mend), [`load`] (the clients), [`watch`] (what instances say), [`dump`] (what databases
 //!   hold), `run` (all of it in order);
-//! - [`report`]: the result for machines and, as a page, for people.
+//! - [`report`]: the result for machines and, as a page, for people; [`matrix`]: many results in one table.
 //!
 //! This room knows nothing of the web application but its JSON API, and nothing of the pool but which tables are watched:
 //! the verdict rests on plain SQL and on the clients' own history, never on the code under test.
@@ -19,6 +19,7 @@ pub mod dump;
 pub mod faults;
 pub mod history;
 pub mod load;
+pub mod matrix;
 pub mod plan;
 pub mod report;
 mod run;

@@ -24,8 +24,10 @@ const WARM_UP: usize = 50;
 const WARM_UP_LIMIT: Duration = Duration::from_secs(30);
 /// Between a heal and the next fault, so that a gap belongs to one fault.
 const BREATH: Duration = Duration::from_millis(1200);
-/// For outcomes to become final, and for differences to vanish, after the last write.
+/// For outcomes to become final after the last write, and for the cluster to be whole.
 const SETTLE_LIMIT: Duration = Duration::from_secs(45);
+/// For differences to vanish when it is whole.
+const LOOK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Where to drill.
 #[derive(Clone, Debug)]
@@ -328,7 +330,7 @@ impl Drill {
         let _ = self
             .until("whole after the last write", SETTLE_LIMIT, || watch.is_whole())
             .await;
-        let mut patience = Patience::new(SETTLE_LIMIT);
+        let mut patience = Patience::new(LOOK_LIMIT);
         let mut asked = self.ask_sides().await?;
         let mut dumps = BTreeMap::new();
         let first = asked.remove(0);

@@ -102,7 +102,7 @@ fn check_read(known: &Known<'_>, read: &Read) -> Option<(Wrong, String)> {
             let there = known
                 .insert
                 .filter(|o| o.told == Told::Acknowledged && o.end < read.start)?;
-            match known.deletes.iter().any(|o| begun(o)) {
+            match known.deletes.iter().any(begun) {
                 true => None,
                 false => Some((
                     Wrong::Stale,

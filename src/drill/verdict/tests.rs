@@ -103,14 +103,14 @@ impl Run {
     }
 
     #[track_caller]
-    fn is_fine(self) {
+    fn all_well(self) {
         let verdict = self.judged();
         assert!(verdict.is_fine(), "{verdict}: {:#?}", verdict.findings);
     }
 
     /// Exactly this is wrong, once, with this operation.
     #[track_caller]
-    fn is(self, wrong: Wrong, op: Option<u128>) -> Finding {
+    fn only(self, wrong: Wrong, op: Option<u128>) -> Finding {
         let verdict = self.judged();
         assert_eq!(
             verdict.wrong,
@@ -140,12 +140,12 @@ fn good() -> Run {
 
 #[test]
 fn what_was_told_is_what_is_held() {
-    good().both(1, &[1]).both(2, &[3]).is_fine();
+    good().both(1, &[1]).both(2, &[3]).all_well();
     let log = Run::default()
         .log(1, 1, Insert, Yes)
         .log(2, 1, Append, Yes)
         .log(3, 1, Append, Refused(409));
-    log.both(1, &[1, 2]).is_fine();
+    log.both(1, &[1, 2]).all_well();
 }
 
 #[test]
@@ -155,13 +155,13 @@ fn nothing_written_proves_nothing() {
 
 #[test]
 fn a_lost_insert_on_one_side() {
-    let finding = good().both(2, &[3]).holds("a", 1, &[1]).is(Wrong::Lost, Some(1));
+    let finding = good().both(2, &[3]).holds("a", 1, &[1]).only(Wrong::Lost, Some(1));
     assert_eq!(finding.sides, ["b"]);
 }
 
 #[test]
 fn a_lost_update_on_both_sides_counts_once() {
-    let finding = good().both(1, &[1]).both(2, &[2]).is(Wrong::Lost, Some(3));
+    let finding = good().both(1, &[1]).both(2, &[2]).only(Wrong::Lost, Some(3));
     assert_eq!(finding.sides, ["a", "b"]);
 }
 
@@ -171,7 +171,7 @@ fn a_deleted_row_that_returned() {
         .both(1, &[1])
         .both(2, &[3])
         .holds("a", 4, &[4])
-        .is(Wrong::Lost, Some(5));
+        .only(Wrong::Lost, Some(5));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_row_that_vanished_though_its_deletion_was_refused() {
     let run = Run::default()
         .plain(1, 1, Insert, Yes)
         .plain(2, 1, Delete, Refused(503));
-    run.is(Wrong::Lost, Some(1));
+    run.only(Wrong::Lost, Some(1));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn an_insert_in_effect_twice() {
     let run = good().both(1, &[1]).both(2, &[3]);
     run.holds_as("a", 71, 1, &[1])
         .holds_as("b", 71, 1, &[1])
-        .is(Wrong::Doubled, Some(1));
+        .only(Wrong::Doubled, Some(1));
 }
 
 #[test]
@@ -198,9 +198,9 @@ fn an_append_in_effect_twice_lost_or_refused() {
             .log(2, 1, Append, Yes)
             .log(3, 1, Append, Refused(409))
     };
-    run().both(1, &[1, 2, 2]).is(Wrong::Doubled, Some(2));
-    run().both(1, &[1]).is(Wrong::Lost, Some(2));
-    run().both(1, &[1, 2, 3]).is(Wrong::Untrue, Some(3));
+    run().both(1, &[1, 2, 2]).only(Wrong::Doubled, Some(2));
+    run().both(1, &[1]).only(Wrong::Lost, Some(2));
+    run().both(1, &[1, 2, 3]).only(Wrong::Untrue, Some(3));
     run()
         .both(1, &[1, 2, 77])
         .judged()
@@ -236,11 +236,11 @@ fn a_row_that_differs_between_the_sides() {
     };
     let mut flipped = run();
     flipped.unequal = vec![unequal(Some("(4)"))];
-    let finding = flipped.is(Wrong::Different, None);
+    let finding = flipped.only(Wrong::Different, None);
     assert!(finding.says.contains("items (2)"), "{finding:?}");
     let mut missing = run();
     missing.unequal = vec![unequal(None)];
-    missing.is(Wrong::Different, None);
+    missing.only(Wrong::Different, None);
 }
 
 #[test]
@@ -269,16 +269,16 @@ fn writes_at_the_same_time_have_no_order() {
             .plain(3, 1, Update, Yes)
             .at(20, 40)
     };
-    run().both(1, &[2]).is_fine();
-    run().both(1, &[3]).is_fine();
+    run().both(1, &[2]).all_well();
+    run().both(1, &[3]).all_well();
     run().both(1, &[1]).judged().wrong.get(&Wrong::Lost).unwrap();
     // One that began after both had ended takes the place of both.
-    run().plain(4, 1, Update, Yes).at(50, 60).both(1, &[4]).is_fine();
+    run().plain(4, 1, Update, Yes).at(50, 60).both(1, &[4]).all_well();
     run()
         .plain(4, 1, Update, Yes)
         .at(50, 60)
         .both(1, &[3])
-        .is(Wrong::Lost, Some(4));
+        .only(Wrong::Lost, Some(4));
 }
 
 /// A drill that gave up asking says so; what such an operation did or did not do is no second fault.
@@ -311,23 +311,23 @@ impl Run {
 fn reads_never_go_back() {
     let run = || good().both(1, &[1]).both(2, &[3]);
     // 3 ended at 25, having begun after 2 had ended.
-    run().reads(2, 24, 40, Seen::Written(op(2))).is_fine();
-    run().reads(2, 26, 40, Seen::Written(op(3))).is_fine();
+    run().reads(2, 24, 40, Seen::Written(op(2))).all_well();
+    run().reads(2, 26, 40, Seen::Written(op(3))).all_well();
     run()
         .reads(2, 26, 40, Seen::Written(op(2)))
-        .is(Wrong::Stale, None);
+        .only(Wrong::Stale, None);
     // Row 4 was deleted from 40 to 45.
-    run().reads(4, 41, 60, Seen::Gone).is_fine();
-    run().reads(4, 20, 60, Seen::Written(op(4))).is_fine();
+    run().reads(4, 41, 60, Seen::Gone).all_well();
+    run().reads(4, 20, 60, Seen::Written(op(4))).all_well();
     run()
         .reads(4, 46, 60, Seen::Written(op(4)))
-        .is(Wrong::Stale, None);
+        .only(Wrong::Stale, None);
     // Row 1 was never deleted.
-    run().reads(1, 3, 9, Seen::Gone).is_fine();
-    run().reads(1, 6, 9, Seen::Gone).is(Wrong::Stale, None);
+    run().reads(1, 3, 9, Seen::Gone).all_well();
+    run().reads(1, 6, 9, Seen::Gone).only(Wrong::Stale, None);
     run()
         .reads(1, 6, 9, Seen::Written(op(99)))
-        .is(Wrong::Different, None);
+        .only(Wrong::Different, None);
 }
 
 #[test]
@@ -336,16 +336,16 @@ fn reads_of_what_was_refused_or_of_short_logs() {
         .plain(6, 1, Update, Refused(503))
         .both(1, &[1])
         .both(2, &[3]);
-    run.reads(1, 60, 70, Seen::Written(op(6))).is(Wrong::Untrue, None);
+    run.reads(1, 60, 70, Seen::Written(op(6))).only(Wrong::Untrue, None);
     let log = || {
         Run::default()
             .log(1, 1, Insert, Yes)
             .log(2, 1, Append, Yes)
             .both(1, &[1, 2])
     };
-    log().reads(1, 16, 20, Seen::Entries(2)).is_fine();
-    log().reads(1, 12, 20, Seen::Entries(1)).is_fine();
-    log().reads(1, 16, 20, Seen::Entries(1)).is(Wrong::Stale, None);
+    log().reads(1, 16, 20, Seen::Entries(2)).all_well();
+    log().reads(1, 12, 20, Seen::Entries(1)).all_well();
+    log().reads(1, 16, 20, Seen::Entries(1)).only(Wrong::Stale, None);
 }
 
 fn fault(began: u64, healed: Option<u64>, may_fail: bool) -> FaultDone {
@@ -382,16 +382,16 @@ fn failed_requests_count_where_they_may_not_fail() {
     let verdict = run(vec![fault(100, Some(200), true)], 90, 110).judged();
     assert!(verdict.is_fine());
     assert_eq!(verdict.cut_off, 1);
-    run(vec![fault(100, Some(200), false)], 90, 110).is(Wrong::Failed, None);
-    run(vec![fault(100, Some(200), true)], 210, 220).is(Wrong::Failed, None);
-    run(vec![], 210, 220).is(Wrong::Failed, None);
+    run(vec![fault(100, Some(200), false)], 90, 110).only(Wrong::Failed, None);
+    run(vec![fault(100, Some(200), true)], 210, 220).only(Wrong::Failed, None);
+    run(vec![], 210, 220).only(Wrong::Failed, None);
 }
 
 #[test]
 fn a_cluster_that_stays_broken() {
     let mut run = good().both(1, &[1]).both(2, &[3]);
     run.faults = vec![fault(100, None, false)];
-    run.is(Wrong::Unhealed, None);
+    run.only(Wrong::Unhealed, None);
 }
 
 #[test]
