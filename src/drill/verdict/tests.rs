@@ -155,7 +155,10 @@ fn nothing_written_proves_nothing() {
 
 #[test]
 fn a_lost_insert_on_one_side() {
-    let finding = good().both(2, &[3]).holds("a", 1, &[1]).only(Wrong::Lost, Some(1));
+    let finding = good()
+        .both(2, &[3])
+        .holds("a", 1, &[1])
+        .only(Wrong::Lost, Some(1));
     assert_eq!(finding.sides, ["b"]);
 }
 
@@ -336,7 +339,8 @@ fn reads_of_what_was_refused_or_of_short_logs() {
         .plain(6, 1, Update, Refused(503))
         .both(1, &[1])
         .both(2, &[3]);
-    run.reads(1, 60, 70, Seen::Written(op(6))).only(Wrong::Untrue, None);
+    run.reads(1, 60, 70, Seen::Written(op(6)))
+        .only(Wrong::Untrue, None);
     let log = || {
         Run::default()
             .log(1, 1, Insert, Yes)
