@@ -22,6 +22,8 @@ use crate::local::Patience;
 /// Before the first fault, and to be sure that anything is written at all.
 const WARM_UP: usize = 50;
 const WARM_UP_LIMIT: Duration = Duration::from_secs(30);
+/// What an instance says sooner after a change it may not have noticed yet: a heartbeat takes 250 ms.
+const NOTICE: Duration = Duration::from_millis(400);
 /// Between a heal and the next fault, so that a gap belongs to one fault.
 const BREATH: Duration = Duration::from_millis(1200);
 /// For outcomes to become final after the last write, and for the cluster to be whole.
@@ -284,10 +286,8 @@ impl Drill {
         // Does nothing unless it was cut short.
         self.stage.mend().await?;
         let mended = self.now();
-        // Nothing that was seen before may count: an instance tells its latest knowledge, not the present.
-        tokio::time::sleep(BREATH / 2).await;
         let heal = self.until("healed", HEAL_LIMIT, || {
-            watch.is_whole() && load.last_success() > mended
+            watch.is_whole_since(mended + NOTICE) && load.last_success() > mended
         });
         let healed = heal.await.is_ok().then(|| self.now());
         let mut outcome = FaultDone {

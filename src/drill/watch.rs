@@ -60,6 +60,8 @@ pub struct EpochSeen {
 
 #[derive(Default)]
 struct Seen {
+    /// When the instances were last asked.
+    asked: Duration,
     /// The present sight of every instance; none for one that does not answer.
     now: BTreeMap<String, Option<Sight>>,
     epochs: Vec<EpochSeen>,
@@ -84,11 +86,12 @@ impl Watch {
         let writer = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             loop {
+                let asked = begun.elapsed();
                 let now = look(&stage).await;
                 let news = writer
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .note(now, begun.elapsed());
+                    .note(now, asked);
                 if let Some(news) = news {
                     tell(&format!("epoch {}, active: {}", news.epoch, shown(&news.active)));
                 }
@@ -104,6 +107,12 @@ impl Watch {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_whole()
+    }
+
+    /// As [`Watch::is_whole`], by answers to questions asked after `time`: an instance tells its latest knowledge.
+    pub fn is_whole_since(&self, time: Duration) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.asked > time && seen.is_whole()
     }
 
     /// The latest epoch that was seen.
@@ -125,7 +134,7 @@ impl Watch {
 impl Seen {
     /// Notes what is seen now; the membership, if it is a new one.
     fn note(&mut self, now: BTreeMap<String, Option<Sight>>, at: Duration) -> Option<EpochSeen> {
-        self.now = now;
+        (self.now, self.asked) = (now, at);
         let newest = self.now.values().flatten().max_by_key(|sight| sight.epoch)?;
         if self.epochs.last().is_some_and(|last| last.epoch >= newest.epoch) {
             return None;

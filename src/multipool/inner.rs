@@ -15,6 +15,7 @@ use super::catalog::{Catalog, Fingerprint};
 use super::connection::{Conn, Failure};
 use super::epoch::{Epoch, StateFile};
 use super::health::Health;
+use super::standstill::Pulse;
 use super::write::{Job, Pending};
 use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet};
 use crate::config::PoolConfig;
@@ -51,6 +52,7 @@ pub(super) struct Inner {
     pub lineage: OnceLock<Uuid>,
     pub view: watch::Sender<View>,
     pub state_file: StateFile,
+    pub pulse: Pulse,
     /// Wakes the membership task.
     pub stir: Notify,
     pub closing: watch::Sender<bool>,

@@ -5,7 +5,7 @@
 //! - [`MultiPool`]: the doors (`pool`; `inner` is what they share with the tasks), what they take (`change`, `value`) and answer (`error`, `status`).
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
-//! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
+//! - `health`: heartbeats; `standstill`: no reads from the past after one; `membership`: who is active (`epoch`); votes will be asked there.
 //! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
 //! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
@@ -43,6 +43,7 @@ mod merge;
 mod pool;
 mod sequences;
 mod side;
+mod standstill;
 mod statement;
 mod status;
 mod transaction;

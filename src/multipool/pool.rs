@@ -18,6 +18,7 @@ use super::connection::{self, Conn, Failure, Purpose, Repeat};
 use super::epoch::{Epoch, StateFile};
 use super::health::{self, Health};
 use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
+use super::standstill::{self, Pulse};
 use super::write::{Job, Lane, Pending, Work};
 use super::{
     Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
@@ -88,6 +89,7 @@ impl MultiPool {
                 catching_up: None,
             }),
             state_file,
+            pulse: Pulse::default(),
             stir: Notify::new(),
             closing: watch::Sender::new(false),
             queue,
@@ -107,6 +109,7 @@ impl MultiPool {
         }
         let inner = &pool.inner;
         inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
+        inner.spawn("pulse".into(), standstill::run(Arc::clone(inner)));
         inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         for number in 0..inner.config.write_lanes {
@@ -308,7 +311,11 @@ impl MultiPool {
             };
             let failure = tokio::select! {
                 result = timeout_at(deadline, attempt) => match result {
-                    Ok(Ok(rows)) => return Ok(rows),
+                    // Asked after the read: nobody had moved on when it was answered.
+                    Ok(Ok(rows)) => match standstill::moved_on_without_us(&self.inner, side).await {
+                        false => return Ok(rows),
+                        true => Failure::Side(SideFault::Behind),
+                    },
                     Ok(Err(failure)) => failure,
                     Err(_) => Failure::Side(SideFault::Silent),
                 },
