@@ -2,6 +2,7 @@
 
 mod compare;
 mod databases;
+mod drill;
 mod init;
 mod local;
 mod serve;
@@ -39,6 +40,7 @@ To try it on this machine, with nothing set up:
   kambana up                    in one terminal: databases, two instances, HAProxy
   kambana local crash b         in another one: one database dies; go on editing
   kambana local start b         and comes back
+  kambana drill                 everything is broken, one thing after another; nothing is lost
 
 On your own databases: copy env.example to .env, edit it, apply schema.sql to both, then
   kambana init                  once
@@ -48,6 +50,7 @@ On your own databases: copy env.example to .env, edit it, apply schema.sql to bo
 enum Command {
     Up(up::UpArgs),
     Local(local::LocalArgs),
+    Drill(drill::DrillArgs),
     Serve(serve::ServeArgs),
     Init(init::InitArgs),
     Watch(watch::WatchArgs),
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Up(args) => up::run(args).await,
             Command::Local(args) => local::run(args).await,
+            Command::Drill(args) => drill::run(args).await,
             Command::Serve(args) => serve::run(args).await,
             Command::Init(args) => init::run(args).await,
             Command::Watch(args) => watch::run(args).await,
@@ -134,6 +138,15 @@ fn say(line: impl Display) {
 /// The data directory that was asked for, or the default one.
 fn data_dir(asked: Option<PathBuf>) -> PathBuf {
     asked.unwrap_or_else(|| Path::new(DEFAULT_DATA).to_path_buf())
+}
+
+/// Quoted where a shell would take it apart.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 #[cfg(test)]

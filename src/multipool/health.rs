@@ -36,6 +36,8 @@ pub(super) struct Health {
     pub fault: Option<SideFault>,
     /// The epoch this side stores; kept while it does not answer.
     pub epoch: Option<Epoch>,
+    /// When the last finished probe began, good or not.
+    pub asked: Option<Instant>,
     /// When the last good heartbeat was answered.
     pub answered: Option<Instant>,
     /// Since when every probe was good.
@@ -224,6 +226,7 @@ impl Prober {
         let side = self.side;
         self.inner.sides[side].health.send_modify(|health| {
             health.rounds += 1;
+            health.asked = Some(started);
             match outcome {
                 Ok(beat) => {
                     if health.fault.take().is_some() {

@@ -18,6 +18,7 @@ use super::connection::{Conn, Failure};
 use super::epoch::{Epoch, StateFile};
 use super::health::Health;
 use super::refusal::Refusal;
+use super::standstill::Pulse;
 use super::write::{Job, Pending};
 use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet, votes};
 use crate::config::PoolConfig;
@@ -57,6 +58,7 @@ pub(super) struct Inner {
     pub view: watch::Sender<View>,
     pub state_file: StateFile,
     pub assembly: votes::Assembly,
+    pub pulse: Pulse,
     /// Wakes the membership task.
     pub stir: Notify,
     pub closing: watch::Sender<bool>,

@@ -5,7 +5,8 @@
 //! - [`MultiPool`]: the doors (`pool`; `inner` is what they share with the tasks), what they take (`change`, `value`) and answer (`error`, `status`).
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
-//! - `health`: heartbeats; `refusal`: a side that is well and takes no writes; `membership`: who is active (`epoch`),
+//! - `health`: heartbeats; `refusal`: a side that is well and takes no writes; `standstill`: no reads from the past after one;
+//!   `membership`: who is active (`epoch`),
 //!   after `votes` of more than half.
 //! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
@@ -45,6 +46,7 @@ mod pool;
 mod refusal;
 mod sequences;
 mod side;
+mod standstill;
 mod statement;
 mod status;
 mod transaction;

@@ -18,6 +18,7 @@ use super::connection::{self, Conn, Failure, Purpose, Repeat};
 use super::epoch::{Epoch, StateFile};
 use super::health::{self, Health};
 use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
+use super::standstill::{self, Pulse};
 use super::write::{Job, Lane, Pending, Work};
 use super::{
     Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, Peers, PerSide, ReadError, SideFault, SideId,
@@ -101,6 +102,7 @@ impl MultiPool {
             }),
             state_file,
             assembly,
+            pulse: Pulse::default(),
             stir: Notify::new(),
             closing: watch::Sender::new(false),
             queue,
@@ -123,11 +125,12 @@ impl MultiPool {
         }
         let inner = &pool.inner;
         let shared = || Arc::clone(inner);
-        let (deciding, voting, trimming) = (shared(), shared(), shared());
+        let (deciding, voting, beating, trimming) = (shared(), shared(), shared(), shared());
         inner.spawn("membership".into(), move || {
             membership::run(Arc::clone(&deciding))
         });
         inner.spawn("votes".into(), move || votes::run(Arc::clone(&voting)));
+        inner.spawn("pulse".into(), move || standstill::run(Arc::clone(&beating)));
         inner.spawn("trim".into(), move || trim::run(Arc::clone(&trimming)));
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         for number in 0..inner.config.write_lanes {
@@ -333,7 +336,11 @@ impl MultiPool {
             };
             let failure = tokio::select! {
                 result = timeout_at(deadline, attempt) => match result {
-                    Ok(Ok(rows)) => return Ok(rows),
+                    // Asked after the read: nobody had moved on when it was answered.
+                    Ok(Ok(rows)) => match standstill::moved_on_without_us(&self.inner, side).await {
+                        false => return Ok(rows),
+                        true => Failure::Side(SideFault::Behind),
+                    },
                     Ok(Err(failure)) => failure,
                     Err(_) => Failure::Side(SideFault::Silent),
                 },

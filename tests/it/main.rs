@@ -8,6 +8,8 @@ mod bad_requests;
 mod browser;
 mod conflicts;
 mod csv;
+mod documents;
+mod drill;
 mod faults;
 mod haproxy;
 mod load;

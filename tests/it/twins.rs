@@ -146,3 +146,50 @@ async fn instances_are_killed_and_retries_apply_once() {
     check(&stack, &history).await;
     stack.stop().await.unwrap();
 }
+
+/// The instance remembers a leader that has died, returned, and lacks what was acknowledged meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stood_still_does_not_answer_with_the_past() {
+    let (stack, [web1, web2]) = crate::support::instances().await;
+    let http = crate::load::http();
+    let put = async |url: &str, content: &str| {
+        let body = serde_json::json!({ "name": "past", "content": content });
+        let sent = http.put(format!("{url}/api/items/1")).json(&body).send();
+        sent.await.unwrap().status().as_u16()
+    };
+    let body = serde_json::json!({ "name": "past", "content": "old" });
+    let made = http
+        .post(format!("{web1}/api/items"))
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(made.json::<serde_json::Value>().await.unwrap()["id"], 1);
+
+    let (a, first, second) = (Target::Side(side("a")), Target::Web(0), Target::Web(1));
+    stack.act(Action::Freeze, first).await.unwrap();
+    stack.act(Action::Crash, a).await.unwrap();
+    assert_eq!(put(&web2, "new").await, 200);
+    // Nobody brings it up to date before it is asked.
+    stack.act(Action::Freeze, second).await.unwrap();
+    stack.act(Action::Start, a).await.unwrap();
+    let content = "SELECT count(*) FROM items WHERE content = 'old'";
+    assert_eq!(number(&stack.dsn(side("a")), content).await, 1, "a lacks it");
+    let asked: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(http.get(format!("{web1}/api/items/1")).send()))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stack.act(Action::Thaw, first).await.unwrap();
+    for answer in asked {
+        let answer = answer.await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200);
+        let row: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(
+            row["content"], "new",
+            "a read that began after the write was acknowledged"
+        );
+    }
+    stack.act(Action::Thaw, second).await.unwrap();
+    whole(&stack, Duration::from_secs(30)).await;
+    stack.stop().await.unwrap();
+}
