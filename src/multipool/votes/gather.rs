@@ -156,6 +156,8 @@ async fn run(
         match next {
             Some(ask) => question.ask = ask,
             None => {
+                // In whichever order they came.
+                who.sort();
                 let missing = Missing {
                     given,
                     needed: electorate.needed(),
