@@ -214,8 +214,8 @@ fn two_candidates_and_five_equal_voters_in_every_order() {
 
 #[test]
 fn a_candidate_that_dies_and_begins_again_in_every_order() {
-    // One instance with a witness: four voters, three of them needed.
-    let electorate = Electorate::new(2, 1, true);
+    // Three voters, two of them needed: the smallest in which three attempts can cross.
+    let electorate = Electorate::new(1, 1, true);
     let (worlds, decided_twice) = explore(World::new(&electorate, &[(1, 1), (1, 2), (2, 1)]));
     assert!(
         worlds > 1_000 && decided_twice > 0,
