@@ -120,14 +120,20 @@ async fn same_structure(inner: &Inner, lead: SideId, other: SideId) -> Result<()
     }
 }
 
-/// Takes or renews the right to repair a side, by the leader's clock. Only politeness: correctness rests on the token.
+/// Takes or renews the right to repair a side, by the leader's clock; a lease that would last longer than any was made
+/// before that clock stepped back. Only politeness: correctness rests on the token.
 async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool, Failure> {
     let conn = Conn::open(&inner.sides[lead].writes).await?;
+    let over = match () {
+        () if cfg!(mutant = "lease_forever") => "false",
+        () if cfg!(mutant = "future_is_now") => "r.until < clock_timestamp()",
+        () => "r.until NOT BETWEEN clock_timestamp() AND EXCLUDED.until",
+    };
     let sql = format!(
         "-- catch_up::renew_lease()\nINSERT INTO kambana.repair AS r (side, holder, until) \
          VALUES ($1, $2, clock_timestamp() + interval '{LEASE}') \
          ON CONFLICT (side) DO UPDATE SET holder = EXCLUDED.holder, until = EXCLUDED.until \
-         WHERE r.until < clock_timestamp() OR r.holder = EXCLUDED.holder"
+         WHERE {over} OR r.holder = EXCLUDED.holder"
     );
     Ok(conn
         .client()?

@@ -100,6 +100,9 @@ pub enum NotApplied {
         "the sides were made active apart from each other and may both have changes; a person must decide"
     )]
     Split,
+    /// The only side that is left answers and does not take this write.
+    #[error("side {0} does not take this write and no other side is active: {1}")]
+    Unable(SideId, String),
     /// Somebody holds a lock that this write needs.
     #[error("another program holds a lock on this data")]
     Locked,

@@ -131,6 +131,25 @@ pub(super) async fn unsafe_settings(client: &Client) -> Result<Option<String>, F
     }))
 }
 
+/// A privilege on a watched table that our role does not have, with what to do.
+pub(super) async fn lost_privilege(client: &Client) -> Result<Option<String>, Failure> {
+    let row = client
+        .query_opt(
+            "-- install::lost_privilege()\nSELECT p, w.tbl, current_user::text FROM kambana.watched AS w, \
+             unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p \
+             WHERE NOT has_table_privilege(to_regclass('public.' || quote_ident(w.tbl)), p) ORDER BY 2, 1 LIMIT 1",
+            &[],
+        )
+        .await?;
+    Ok(row.map(|row| {
+        let (privilege, table, role): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        format!(
+            "role {role} has no privilege {privilege} on table {table}; as its owner: \
+             GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}"
+        )
+    }))
+}
+
 /// The identity row; `None` where the schema is not installed.
 pub(super) async fn identity(client: &Client) -> Result<Option<Identity>, Failure> {
     let there: bool = client

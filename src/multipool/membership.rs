@@ -205,6 +205,7 @@ impl Membership {
             }
             Ok(Repaired::Waits(why)) => (REPAIR_PAUSE * 2, why),
             Err((side, failure)) => {
+                self.inner.note_repair_refused(side, &failure);
                 self.inner.doubt(side);
                 let text = format!("{what} failed at side {side}: {}", words(&failure));
                 match failure {

@@ -5,7 +5,8 @@
 //! - [`MultiPool`]: the doors (`pool`; `inner` is what they share with the tasks), what they take (`change`, `value`) and answer (`error`, `status`).
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
-//! - `health`: heartbeats; `membership`: who is active (`epoch`), after `votes` of more than half.
+//! - `health`: heartbeats; `refusal`: a side that is well and takes no writes; `membership`: who is active (`epoch`),
+//!   after `votes` of more than half.
 //! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
 //! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
@@ -41,6 +42,7 @@ mod journal;
 mod membership;
 mod merge;
 mod pool;
+mod refusal;
 mod sequences;
 mod side;
 mod statement;

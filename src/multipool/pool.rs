@@ -34,6 +34,9 @@ pub struct MultiPool {
 /// How much longer than its deadline a caller waits for the task that runs its operation.
 const ANSWER_GRACE: Duration = Duration::from_millis(1500);
 
+/// Pause before a reader asks again for a connection slot that the server did not have.
+const SLOT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long `close` waits for each background task.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -72,6 +75,7 @@ impl MultiPool {
                 health: watch::Sender::new(Health::default()),
                 doubted: Notify::new(),
                 refit: AtomicBool::new(false),
+                refusal: Mutex::default(),
                 caught_up_keys: watch::Sender::new(0),
                 open_rows: watch::Sender::new(None),
             });
@@ -82,7 +86,11 @@ impl MultiPool {
                 .next()
                 .unwrap_or_else(|| unreachable!("one entry a configured side"))
         });
-        let (queue, waiting) = mpsc::channel(config.write_queue);
+        let bound = match cfg!(mutant = "queue_unbounded") {
+            true => usize::MAX >> 4,
+            false => config.write_queue,
+        };
+        let (queue, waiting) = mpsc::channel(bound);
         let inner = Arc::new(Inner {
             sides,
             lineage: OnceLock::new(),
@@ -103,7 +111,10 @@ impl MultiPool {
             config,
         });
         for side in inner.sides.ids() {
-            inner.spawn(format!("health {side}"), health::run(Arc::clone(&inner), side));
+            let probing = Arc::clone(&inner);
+            inner.spawn(format!("health {side}"), move || {
+                health::run(Arc::clone(&probing), side)
+            });
         }
         let pool = MultiPool { inner };
         if let Err(error) = pool.first_look().await {
@@ -111,13 +122,19 @@ impl MultiPool {
             return Err(error);
         }
         let inner = &pool.inner;
-        inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
-        inner.spawn("votes".into(), votes::run(Arc::clone(inner)));
-        inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
+        let shared = || Arc::clone(inner);
+        let (deciding, voting, trimming) = (shared(), shared(), shared());
+        inner.spawn("membership".into(), move || {
+            membership::run(Arc::clone(&deciding))
+        });
+        inner.spawn("votes".into(), move || votes::run(Arc::clone(&voting)));
+        inner.spawn("trim".into(), move || trim::run(Arc::clone(&trimming)));
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         for number in 0..inner.config.write_lanes {
-            let lane = Lane::new(Arc::clone(inner), Arc::clone(&waiting));
-            inner.spawn(format!("lane {number}"), lane.run());
+            let (writing, waiting) = (Arc::clone(inner), Arc::clone(&waiting));
+            inner.spawn(format!("lane {number}"), move || {
+                Lane::new(Arc::clone(&writing), Arc::clone(&waiting)).run()
+            });
         }
         // The first membership is there at once when a side answers; otherwise writes are refused until one does.
         let _ = inner
@@ -263,6 +280,8 @@ impl MultiPool {
         work: Work,
     ) -> Result<(Applied, serde_json::Value), WriteError> {
         let inner = &self.inner;
+        #[cfg(mutant = "forget_names")]
+        let (_, op) = (op, OpId::new());
         if *inner.closing.borrow() {
             return Err(WriteError::NotApplied(NotApplied::Closing));
         }
@@ -336,6 +355,7 @@ impl MultiPool {
                         return Err(ReadError::Unavailable(NotApplied::Overloaded));
                     }
                 }
+                Failure::Repeat(Repeat::NoSlot) => tokio::time::sleep(SLOT_PAUSE).await,
                 Failure::Repeat(_) => {}
                 // A statement that writes: the session of a reader may not, and no other side would let it.
                 Failure::Side(SideFault::Unfit(message)) if message.contains("read-only transaction") => {
@@ -423,6 +443,8 @@ impl MultiPool {
                 let health = state.health.borrow().clone();
                 let settings = &inner.config.sides[side];
                 let active = members.contains(side);
+                let refused = inner.last_refusal(side).map(SideFault::Unfit);
+                let missing = refused.unwrap_or(SideFault::Behind);
                 SideStatus {
                     state: match (active, view.catching_up == Some(side)) {
                         (true, _) => SideState::Active,
@@ -430,7 +452,7 @@ impl MultiPool {
                         (false, false) => SideState::Out,
                     },
                     leader: leader == Some(side),
-                    fault: health.fault.or((!active).then_some(SideFault::Behind)),
+                    fault: health.fault.or((!active).then_some(missing)),
                     address: format!("{}:{}/{}", settings.host, settings.port, settings.database),
                     server_version: health.server_version,
                     heartbeat_ms: health.heartbeat_ms,

@@ -178,6 +178,7 @@ pub(super) async fn adopt(inner: &Inner, epoch: Epoch) {
             (health.epoch.is_some_and(|e| e.same_as(&epoch)) && !health.reason.is_empty())
                 .then(|| health.reason.clone())
         });
+        inner.learn_refusals(&epoch, why.as_deref().unwrap_or_default());
         let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
         inner.event(format!("epoch {}: active sides {}{why}", epoch.n, epoch.members));
     }

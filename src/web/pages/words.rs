@@ -40,6 +40,7 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::DecidedFor(sides) => fill(t.decided_for, &[sides]),
         NotApplied::NoMemory(why) => fill(t.no_memory, &[why]),
         NotApplied::Split => t.split.to_owned(),
+        NotApplied::Unable(side, why) => fill(t.unable, &[side, why]),
         NotApplied::Locked => t.locked.to_owned(),
         NotApplied::Deadline => t.deadline.to_owned(),
         NotApplied::Abandoned => t.abandoned.to_owned(),
