@@ -79,7 +79,7 @@ pub enum NotApplied {
     Isolated(SideId),
     /// A side is to be left out, and too few votes say so.
     #[error(
-        "a database is missing and more than half of the votes must agree to go on without it: {given} of {needed} came.          Missing: {missing}. Bring one of these back; nothing acknowledged is lost"
+        "a database is missing and more than half of the votes must agree to go on without it: {given} of {needed} came. Missing: {missing}. Bring one of these back; nothing acknowledged is lost"
     )]
     NoVotes {
         /// Votes that were given.

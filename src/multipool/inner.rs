@@ -189,8 +189,11 @@ impl Inner {
         .await;
     }
 
-    /// Resolves when a member of `members` is known to be in trouble.
+    /// Resolves when a member of `members` is known to be in trouble; never, if there is none.
     pub async fn trouble(&self, members: SideSet) -> (SideId, SideFault) {
+        if members.is_empty() {
+            return std::future::pending().await;
+        }
         let mut watches: Vec<_> = members
             .iter()
             .map(|side| (side, self.sides[side].health.subscribe()))

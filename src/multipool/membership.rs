@@ -248,12 +248,16 @@ async fn allow(inner: &Inner, epoch: &Epoch) {
 }
 
 fn refuse(inner: &Inner, reason: NotApplied) {
-    let changed = inner.view.send_if_modified(|view| {
+    let mut another = false;
+    inner.view.send_if_modified(|view| {
         let changed = view.refusal.as_ref() != Some(&reason);
+        // Which votes are missing may change with every attempt; that they are is said once.
+        let no_votes = |reason: &NotApplied| matches!(reason, NotApplied::NoVotes { .. });
+        another = changed && !(no_votes(&reason) && view.refusal.as_ref().is_some_and(no_votes));
         view.refusal = Some(reason.clone());
         changed
     });
-    if changed {
+    if another {
         inner.event(format!("writes are refused: {reason}"));
     }
 }

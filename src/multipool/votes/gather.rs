@@ -119,6 +119,7 @@ async fn run(
         parent: *parent,
         ask: Ask::Promise(ballot),
     };
+    let mut outbid = None;
     loop {
         let (mut given, mut who) = (0, Vec::new());
         let current = &question;
@@ -130,6 +131,9 @@ async fn run(
         while let Some((seat, weight, reply)) = asked.next().await {
             let answer = match reply {
                 Ok(reply) => {
+                    if let Answer::Outbid(other) = &reply.answer {
+                        outbid = outbid.max(Some(*other));
+                    }
                     match why_not(&reply.answer) {
                         None => given += weight,
                         Some(why) => who.push(format!("{} {why}", inner.assembly.name(seat))),
@@ -149,6 +153,8 @@ async fn run(
                 }
                 Progress::Decided(child) => return (Verdict::Decided(child), None),
                 Progress::Newer(epoch) => return (Verdict::Newer(epoch), None),
+                // The rest is heard only to say what is missing; another candidate is reason enough.
+                Progress::Failed if outbid.is_none() => {}
                 Progress::Failed => break,
             }
         }
@@ -156,12 +162,14 @@ async fn run(
         match next {
             Some(ask) => question.ask = ask,
             None => {
+                // In whichever order they came.
+                who.sort();
                 let missing = Missing {
                     given,
                     needed: electorate.needed(),
                     who,
                 };
-                return (Verdict::Missing(missing), proposer.outbid());
+                return (Verdict::Missing(missing), outbid);
             }
         }
     }

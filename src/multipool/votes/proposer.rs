@@ -111,7 +111,6 @@ pub(in crate::multipool) struct Proposer {
     denied: BTreeSet<Seat>,
     /// Who has answered, so that one voter behind two addresses counts once.
     voters: BTreeMap<Uuid, Seat>,
-    outbid: Option<Ballot>,
 }
 
 impl Proposer {
@@ -126,13 +125,7 @@ impl Proposer {
             granted: BTreeSet::new(),
             denied: BTreeSet::new(),
             voters: BTreeMap::new(),
-            outbid: None,
         }
-    }
-
-    /// The latest ballot that somebody has promised instead of ours.
-    pub fn outbid(&self) -> Option<Ballot> {
-        self.outbid
     }
 
     /// One answer; `None` when a voter did not give one.
@@ -150,10 +143,6 @@ impl Proposer {
             (Answer::Newer(epoch), _) => {
                 self.phase = Phase::Over;
                 Progress::Newer(epoch)
-            }
-            (Answer::Outbid(ballot), _) => {
-                self.outbid = self.outbid.max(Some(ballot));
-                self.deny(seat)
             }
             (Answer::Promised(accepted), Phase::Promising) => {
                 if let Some((ballot, child)) = accepted
@@ -180,9 +169,14 @@ impl Proposer {
             }
             // A promise that comes when enough were there.
             (Answer::Promised(_), _) => Progress::Waiting,
-            (Answer::Abstains(_) | Answer::Refused(_) | Answer::Seen(_) | Answer::Accepted, _) => {
-                self.deny(seat)
-            }
+            (
+                Answer::Outbid(_)
+                | Answer::Abstains(_)
+                | Answer::Refused(_)
+                | Answer::Seen(_)
+                | Answer::Accepted,
+                _,
+            ) => self.deny(seat),
         }
     }
 

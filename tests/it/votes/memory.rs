@@ -24,6 +24,7 @@ async fn a_decided_change_is_finished_by_another_instance() {
         .await
         .unwrap();
     points.wait(Point::VoteDecided).await;
+    points.disarm(Point::VoteDecided);
     assert_eq!(net.epoch("a").await, (1, 3), "nothing was written");
     net.stack
         .act(Action::Start, Target::Side(side("b")))
