@@ -80,6 +80,15 @@ impl Scenario {
             .find(|action| self.perform(w, *action).is_some())
     }
 
+    /// After all steps that are taken at once.
+    pub fn at_rest(&self, w: &World) -> World {
+        let mut w = *w;
+        while let Some(next) = self.eager(&w).and_then(|action| self.perform(&w, action)) {
+            w = next;
+        }
+        w
+    }
+
     /// Steps that need no further fault, without the eager ones.
     fn progress(&self, mut found: impl FnMut(Action)) {
         use Action::*;
