@@ -109,6 +109,7 @@ fn options(args: UpArgs, dir: &Path) -> Result<(StackOptions, Option<String>), F
         template_cache: None,
         durable: true,
         extra_env: Vec::new(),
+        server_env: Vec::new(),
         instance_env: Vec::new(),
     };
     Ok((options, note))

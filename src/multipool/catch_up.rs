@@ -18,6 +18,7 @@ use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Found, Keys, Purpose, collect_keys, widen_truncates, write_images};
+use super::votes::{Child, Verdict, decide};
 use super::{SideFault, SideId};
 
 /// Journal rows or operations copied in one transaction of the target.
@@ -38,6 +39,8 @@ pub(super) enum Caught {
     Up { epoch: Epoch, keys: u64 },
     /// Another instance is doing it.
     ByAnother,
+    /// The votes did not come, or decided for something else.
+    Voted(Verdict),
 }
 
 type At = (SideId, Failure);
@@ -71,7 +74,20 @@ pub(super) async fn catch_up(
             break;
         }
     }
-    let next = epoch.next(epoch.members.with(other));
+    let wish = Child {
+        epoch: epoch.next(epoch.members.with(other)),
+        reason: format!("side {other} readmitted"),
+    };
+    // Before the fences: nobody waits for voters while they are held. If we die after this, the next one to bring this
+    // side back is given the same child.
+    let members = wish.epoch.members;
+    let next = match decide(inner, epoch, wish).await {
+        Verdict::Decided(child) if child.epoch.members == members => child.epoch,
+        verdict => {
+            release_lease(inner, lead, other).await.map_err(|f| (lead, f))?;
+            return Ok(Caught::Voted(verdict));
+        }
+    };
     let snapshot = snapshot.unwrap_or_default();
     keys += merge::merge(
         inner,
@@ -104,14 +120,20 @@ async fn same_structure(inner: &Inner, lead: SideId, other: SideId) -> Result<()
     }
 }
 
-/// Takes or renews the right to repair a side, by the leader's clock. Only politeness: correctness rests on the token.
+/// Takes or renews the right to repair a side, by the leader's clock; a lease that would last longer than any was made
+/// before that clock stepped back. Only politeness: correctness rests on the token.
 async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool, Failure> {
     let conn = Conn::open(&inner.sides[lead].writes).await?;
+    let over = match () {
+        () if cfg!(mutant = "lease_forever") => "false",
+        () if cfg!(mutant = "future_is_now") => "r.until < clock_timestamp()",
+        () => "r.until NOT BETWEEN clock_timestamp() AND EXCLUDED.until",
+    };
     let sql = format!(
         "-- catch_up::renew_lease()\nINSERT INTO kambana.repair AS r (side, holder, until) \
          VALUES ($1, $2, clock_timestamp() + interval '{LEASE}') \
          ON CONFLICT (side) DO UPDATE SET holder = EXCLUDED.holder, until = EXCLUDED.until \
-         WHERE r.until < clock_timestamp() OR r.holder = EXCLUDED.holder"
+         WHERE {over} OR r.holder = EXCLUDED.holder"
     );
     Ok(conn
         .client()?

@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::connection::{Conn, Failure};
+use super::connection::{Conn, Failure, keep_awake};
 use super::epoch::{self, Epoch, Fence};
 use super::failpoint::{Point, reach};
 use super::inner::Inner;
-use super::{SideId, sequences};
+use super::{SideId, sequences, votes};
 pub(super) use copy::{Found, Keys, collect_keys, images, widen_truncates, write_images};
 use copy::{copy, no_foreign_write};
 use ledger::{Batches, keep_conflicts, ledger, settle};
@@ -93,7 +93,12 @@ pub(super) async fn merge(
         pause = (pause * 2).min(std::time::Duration::from_millis(100));
     };
     reach(Point::MergeFenced).await.map_err(|f| (lead, f))?;
-    let (copied, batches) = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose).await?;
+    let (copied, batches) = tokio::select! {
+        merged = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose) => merged?,
+        // One side may have to wait for the other; a repairer that stands still loses both fences instead.
+        never = keep_awake(fence_a.client()) => match never {},
+        never = keep_awake(fence_b.client()) => match never {},
+    };
     reach(Point::MergeBefore).await.map_err(|f| (lead, f))?;
     match purpose {
         // The survivor first: if we die in between, the other side stays behind and is aligned by anyone.
@@ -154,7 +159,7 @@ async fn under_fences(
     ] {
         client
             .batch_execute(
-                "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+                "SET LOCAL statement_timeout = '30s'; \
                  SELECT set_config('kambana.apply', 'on', true)",
             )
             .await
@@ -246,7 +251,13 @@ async fn under_fences(
             fence_b.write(next, &reason).await.map_err(at_b)?;
         }
     }
-    if !matches!(purpose, Purpose::Sweep) {
+    if let Purpose::Align | Purpose::Readmit { .. } = purpose {
+        let n = match purpose {
+            Purpose::Readmit { next, .. } => next.n,
+            _ => epoch.n,
+        };
+        let admitted = votes::admit(a, b, other, n).await;
+        admitted.map_err(|(at_lead, f)| (if at_lead { lead } else { other }, f))?;
         for (side, client) in [(lead, a), (other, b)] {
             sequences::align_if_possible(client, side, inner.sides.count())
                 .await

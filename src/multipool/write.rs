@@ -37,8 +37,9 @@ const MAX_BATCH: usize = 64;
 /// A lane that had nothing to do for this long settles what it wrote last.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
-/// Lock timeouts of one operation before it is answered "not applied".
-const LOCK_TRIES: u32 = 3;
+/// Lock timeouts of one operation before it is answered "not applied": together longer than the servers let an instance
+/// stand still with a lock in its hands.
+const LOCK_TRIES: u32 = 4;
 
 /// Pause before work that met a deadlock or a moving epoch is repeated.
 const REPEAT_PAUSE: Duration = Duration::from_millis(10);
@@ -86,6 +87,11 @@ enum Again {
     /// A side has changes of these rows that another lacks: bring them together first.
     Merge,
     Catalog,
+}
+
+/// Whether PostgreSQL says that our role may not do this.
+fn is_privilege(error: &WriteError) -> bool {
+    matches!(error, WriteError::Rejected { sqlstate, .. } if sqlstate == "42501")
 }
 
 /// Answers jobs that will not be tried again.
@@ -180,7 +186,7 @@ impl Lane {
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
     async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
         let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
-        let (mut locked, mut merges) = (0, 0);
+        let (mut locked, mut merges, mut refused_by, mut looked) = (0, 0, None, false);
         loop {
             // What is in doubt must be settled however long it takes; the caller was told "unknown" by then.
             let until = if in_doubt {
@@ -209,6 +215,14 @@ impl Lane {
                     }
                     return;
                 }
+                // Perhaps only this side has lost a privilege: then it is the side's fault, not the statement's.
+                Attempt::Refused(error) if is_privilege(&error) && !looked => {
+                    looked = true;
+                    if let Some(leader) = epoch.members.leader() {
+                        self.inner.look_anew(leader).await;
+                    }
+                    continue;
+                }
                 Attempt::Refused(error) => {
                     // A refusal after a lost COMMIT must hold on a side that comes back with the change.
                     if let Some(job) = jobs.into_iter().next() {
@@ -233,8 +247,15 @@ impl Lane {
             match again {
                 Again::Trouble(side, fault) => {
                     tracing::debug!(%side, %fault, "a side failed in the middle of a batch");
-                    if matches!(fault, SideFault::Unfit(_)) {
+                    if let SideFault::Unfit(why) = &fault {
                         self.inner.sides[side].refit.store(true, Ordering::Release);
+                        // The second time, with a probe in between.
+                        if refused_by.replace(side) == Some(side)
+                            && !self.inner.refuses_writes(side, &epoch, why)
+                            && !in_doubt
+                        {
+                            return self.refuse(jobs, &NotApplied::Unable(side, why.clone())).await;
+                        }
                     }
                     self.inner.doubt(side);
                     self.inner
@@ -277,6 +298,16 @@ impl Lane {
                     }
                 }
             }
+        }
+    }
+
+    /// No side could take these jobs: says so when there is only one, and finds out which of several it is.
+    async fn refuse(&mut self, jobs: Vec<Job>, why: &NotApplied) {
+        if jobs.len() == 1 {
+            return give_up(jobs, false, why);
+        }
+        for job in jobs {
+            Box::pin(self.process(vec![job], false)).await;
         }
     }
 

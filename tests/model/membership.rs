@@ -39,8 +39,7 @@ impl Scenario {
         let current = w.sides[side].epoch.n == candidate.parent;
         if current || self.lacks(Rule::DataRule) && w.sides[side].epoch.n < candidate.parent {
             let epoch = Epoch {
-                n: candidate.ballot,
-                parent: candidate.parent,
+                n: candidate.parent + 1,
                 members: candidate.members,
             };
             next.store(side, epoch, 0);
@@ -108,8 +107,8 @@ impl Scenario {
         Some(next)
     }
 
-    /// Both fences, the rest, the next epoch: on the survivor first. No vote is modelled here: the only possible child of
-    /// an epoch with one member is both, so that every ballot has the same value.
+    /// Both fences, the rest, the next epoch: on the survivor first. No vote is modelled here: of an epoch with one member
+    /// every child is written on this member, under its fence, so that there is one at most.
     pub fn readmit(&self, w: &World, i: Instance, half: Half) -> Option<World> {
         let Catching::Passed { seen } = w.instances[i].catching else {
             return None;
@@ -128,7 +127,6 @@ impl Scenario {
         self.merge(&mut next, lead, side, Purpose::Readmit { seen });
         let child = Epoch {
             n: epoch.n + 1,
-            parent: epoch.n,
             members: BOTH,
         };
         next.store(lead, child, 0);

@@ -107,11 +107,7 @@ impl Scenario {
 
     /// Everything is well, nothing was asked yet.
     pub(crate) fn start(&self) -> World {
-        let epoch = Epoch {
-            n: 1,
-            parent: 0,
-            members: BOTH,
-        };
+        let epoch = Epoch { n: 1, members: BOTH };
         let side = SideState {
             up: true,
             epoch,

@@ -34,11 +34,10 @@ pub fn other(place: usize) -> usize {
     1 - place
 }
 
-/// One membership. `parent` is the epoch it follows, not always `n - 1`: a vote that failed has used up its number.
+/// One membership. It follows the one with the number before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch {
     pub n: u8,
-    pub parent: u8,
     pub members: u8,
 }
 

@@ -1,7 +1,7 @@
 //! The vote about the child of an epoch: one decision, made by more than half of the votes.
 //!
 //! Each voter keeps the highest ballot it has promised and the last one it has accepted, a side in a row, an instance in
-//! its file. A ballot is the number of the child. What a voter reports as accepted is proposed again, so that two
+//! its file. What a voter reports as accepted is proposed again, so that two
 //! candidates for one parent cannot get different children; a voter that knows a newer epoch refuses.
 
 use crate::scenario::{Grain, Rule, Scenario};
@@ -128,7 +128,7 @@ impl Scenario {
         if parent.members & !well == 0 || members == 0 || !(enough || free) {
             return None;
         }
-        // A ballot that is refused because of a higher promise is repeated above it; here it starts there.
+        // Ballots are in one order and no two are alike. One that is outbid is repeated above; here it starts there.
         let promised = (0..VOTERS)
             .filter_map(|v| w.voter(i, v, parent.n))
             .map(|v| v.promised)
@@ -138,7 +138,7 @@ impl Scenario {
         next.instances[i].candidate = Candidate {
             stage: if free { Stage::Granted } else { Stage::Promise },
             parent: parent.n,
-            ballot: promised.unwrap_or(0).max(parent.n) + 1,
+            ballot: promised.unwrap_or(0) + 1,
             members,
             best: 0,
             granted: 0,

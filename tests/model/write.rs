@@ -208,7 +208,7 @@ impl Scenario {
         let (op, job) = (self.op(j), &w.jobs[j]);
         let view = w.instances[self.at(j)].view;
         let all = job.phase == Phase::Committing && job.awaited == 0 && job.answered == job.members;
-        let once = view.parent == job.epoch || self.lacks(Rule::MovedOnce);
+        let once = view.n == job.epoch + 1 || self.lacks(Rule::MovedOnce);
         let ejected = job.phase == Phase::Run
             && job.answered != 0
             && view.n > job.epoch

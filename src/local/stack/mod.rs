@@ -88,6 +88,7 @@ impl Stack {
                 port: pg[side.index()].clone(),
                 password: secrets.database_password.clone(),
                 durable: options.durable,
+                extra_env: options.server_env.clone(),
             }))
         });
         let program = match (&options.program, web.is_empty()) {

@@ -23,6 +23,8 @@ pub struct StackOptions {
     pub durable: bool,
     /// Further settings of the instances, as in `env.example`.
     pub extra_env: Vec<(String, String)>,
+    /// Added to the environment of the database servers.
+    pub server_env: Vec<(String, String)>,
     /// Whether each instance reaches each side over a [`Link`](crate::local::Link) of its own, see [`Stack::link`](super::Stack::link).
     pub links: bool,
     /// Settings of single instances, counted from 0: the stronger ones. An instance that reaches its databases or its
@@ -56,6 +58,7 @@ impl StackOptions {
             template_cache: Some(template_cache.to_path_buf()),
             durable: false,
             extra_env: Vec::new(),
+            server_env: Vec::new(),
             links: false,
             instance_env: Vec::new(),
         }
@@ -85,6 +88,13 @@ impl StackOptions {
     #[must_use]
     pub fn with_setting(mut self, name: &str, value: &str) -> StackOptions {
         self.extra_env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// And a variable in the environment of the database servers.
+    #[must_use]
+    pub fn with_server_variable(mut self, name: &str, value: &str) -> StackOptions {
+        self.server_env.push((name.to_owned(), value.to_owned()));
         self
     }
 

@@ -12,7 +12,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{Again, Attempt, Job, Lane, Work};
-use crate::multipool::connection::{Conn, Failure, Repeat};
+use crate::multipool::connection::{Conn, Failure, Repeat, keep_awake};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
@@ -27,10 +27,8 @@ const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(
 pub(super) const FENCE_SQL: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
     SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
-/// How a transaction of the general door begins on the leader: its closure may take as long as the operation's deadline
-/// allows, and its statements are planned as the caller's own.
-pub(super) const LONG_FENCE_SQL: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-    LOCK TABLE kambana.fence IN ROW SHARE MODE";
+/// How a transaction of the general door begins on the leader: its statements are planned as the caller's own.
+pub(super) const CALLERS_FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
 /// Why an attempt ended before the first COMMIT.
 pub(super) enum Stop {
@@ -84,7 +82,7 @@ pub(super) fn stop_at(side: SideId, failure: Failure, alone: bool) -> Stop {
     match failure {
         Failure::Side(fault) => Again::Trouble(side, fault).into(),
         Failure::Repeat(Repeat::Locked) => Again::Locked.into(),
-        Failure::Repeat(Repeat::Busy) => Again::Contention.into(),
+        Failure::Repeat(Repeat::Busy | Repeat::NoSlot) => Again::Contention.into(),
         Failure::Repeat(Repeat::Contention) if alone => Again::Contention.into(),
         Failure::Repeat(Repeat::Cancelled) if alone => {
             Stop::Refused(WriteError::NotApplied(NotApplied::Deadline))
@@ -135,8 +133,13 @@ impl Lane {
         }
         let prepared = {
             let inner = Arc::clone(&self.inner);
+            let conns: Vec<Arc<Conn>> = self.conns.iter().filter_map(|(_, conn)| conn.clone()).collect();
+            let clients = conns.iter().filter_map(|conn| conn.client().ok());
+            let awake = join_all(clients.map(keep_awake));
             let before = self.before_commit(&epoch, leader, jobs);
             tokio::select! {
+                // A closure may think, and a follower may have much to apply, while another side waits.
+                _ = awake => Err(None),
                 result = timeout_at(until, before) => result.map_err(|_| None),
                 (side, fault) = inner.trouble(epoch.members) => Err(Some((side, fault))),
             }

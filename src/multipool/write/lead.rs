@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use serde_json::Value as Json;
 
 use super::attempt::{
-    Collected, FENCE_SQL, LONG_FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_at, stop_own,
+    CALLERS_FENCE_SQL, Collected, FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_at, stop_own,
 };
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
@@ -262,7 +262,7 @@ impl Lane {
         let entered = async {
             let client = conn.client()?;
             let enter = conn.prepare(ENTER_SQL).await?;
-            client.batch_execute(LONG_FENCE_SQL).await?;
+            client.batch_execute(CALLERS_FENCE_SQL).await?;
             let rows = client
                 .query(
                     &enter,
