@@ -8,6 +8,7 @@ mod serve;
 mod status;
 mod up;
 mod watch;
+mod witness;
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -52,6 +53,7 @@ enum Command {
     Watch(watch::WatchArgs),
     Status(status::StatusArgs),
     Compare(compare::CompareArgs),
+    Witness(witness::WitnessArgs),
 }
 
 /// What a command found out.
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
             Command::Watch(args) => watch::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Compare(args) => compare::run(args).await,
+            Command::Witness(args) => witness::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.
@@ -110,7 +113,7 @@ fn fail(failure: &Failure) -> ExitCode {
 /// is wrong: they print their results themselves.
 fn start_log(command: &Command) {
     let default = match command {
-        Command::Serve(_) => "info",
+        Command::Serve(_) | Command::Witness(_) => "info",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

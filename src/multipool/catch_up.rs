@@ -18,6 +18,7 @@ use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Found, Keys, Purpose, collect_keys, widen_truncates, write_images};
+use super::votes::{Child, Verdict, decide};
 use super::{SideFault, SideId};
 
 /// Journal rows or operations copied in one transaction of the target.
@@ -38,6 +39,8 @@ pub(super) enum Caught {
     Up { epoch: Epoch, keys: u64 },
     /// Another instance is doing it.
     ByAnother,
+    /// The votes did not come, or decided for something else.
+    Voted(Verdict),
 }
 
 type At = (SideId, Failure);
@@ -71,7 +74,20 @@ pub(super) async fn catch_up(
             break;
         }
     }
-    let next = epoch.next(epoch.members.with(other));
+    let wish = Child {
+        epoch: epoch.next(epoch.members.with(other)),
+        reason: format!("side {other} readmitted"),
+    };
+    // Before the fences: nobody waits for voters while they are held. If we die after this, the next one to bring this
+    // side back is given the same child.
+    let members = wish.epoch.members;
+    let next = match decide(inner, epoch, wish).await {
+        Verdict::Decided(child) if child.epoch.members == members => child.epoch,
+        verdict => {
+            release_lease(inner, lead, other).await.map_err(|f| (lead, f))?;
+            return Ok(Caught::Voted(verdict));
+        }
+    };
     let snapshot = snapshot.unwrap_or_default();
     keys += merge::merge(
         inner,

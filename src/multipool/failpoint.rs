@@ -75,6 +75,10 @@ points! {
     SettleSide "settle_side",
     /// A name is about to be asked for on a side by the blocking probe.
     Probe "probe",
+    /// Before voters are asked what follows an epoch.
+    VoteBefore "vote_before",
+    /// The votes have decided what follows an epoch; nothing is written yet.
+    VoteDecided "vote_decided",
     /// An ejection holds the fence of a survivor.
     EjectFenced "eject_fenced",
     /// A survivor's new epoch is written and about to be committed.

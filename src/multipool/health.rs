@@ -35,6 +35,8 @@ pub(super) struct Health {
     pub epoch: Option<Epoch>,
     /// When the last good heartbeat was answered.
     pub answered: Option<Instant>,
+    /// Since when every probe was good.
+    pub well_since: Option<Instant>,
     /// When the last failed probe began its second try.
     pub doubted: Option<Instant>,
     pub heartbeat_ms: Option<f64>,
@@ -105,7 +107,10 @@ impl Prober {
 
     async fn beat(&mut self, fresh: bool) -> Result<Beat, Failure> {
         if fresh || self.client.is_none() {
-            self.client = Some(self.connect().await?);
+            let client = self.connect().await?;
+            // The journal may be empty when the heartbeat is planned, and large later.
+            client.batch_execute("SET enable_seqscan = off").await?;
+            self.client = Some(client);
         }
         let Some(client) = &self.client else {
             return Err(Failure::Side(SideFault::Silent));
@@ -199,6 +204,7 @@ impl Prober {
                     if health.fault.take().is_some() {
                         tracing::info!(%side, "side answers again");
                     }
+                    health.well_since.get_or_insert_with(Instant::now);
                     health.epoch = Some(beat.epoch);
                     health.leftovers = beat.leftovers;
                     health.others_reach = beat.others_reach;
@@ -217,6 +223,7 @@ impl Prober {
                         health.doubted = Some(doubted);
                     }
                     health.fault = Some(fault);
+                    health.well_since = None;
                 }
             }
         });

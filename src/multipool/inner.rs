@@ -16,7 +16,7 @@ use super::connection::{Conn, Failure};
 use super::epoch::{Epoch, StateFile};
 use super::health::Health;
 use super::write::{Job, Pending};
-use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet};
+use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet, votes};
 use crate::config::PoolConfig;
 
 /// One side's connections and what is known about it.
@@ -51,6 +51,7 @@ pub(super) struct Inner {
     pub lineage: OnceLock<Uuid>,
     pub view: watch::Sender<View>,
     pub state_file: StateFile,
+    pub assembly: votes::Assembly,
     /// Wakes the membership task.
     pub stir: Notify,
     pub closing: watch::Sender<bool>,
@@ -83,6 +84,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inner {
     pub fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// The newest epoch this instance knows of a pool, though no side may have answered yet.
+    pub fn newest_known(&self, lineage: Uuid) -> Result<Epoch, String> {
+        match self.view.borrow().epoch {
+            known if known.n > 0 => Ok(known),
+            _ => Ok(self.state_file.load(lineage)?.unwrap_or(Epoch::NONE)),
+        }
     }
 
     pub fn health(&self, side: SideId) -> Health {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::catalog::{self, Catalog, ident, literal};
 use super::connection::{Failure, connect_all, words};
-use super::{ConnectError, PerSide, SideId, SideSet, compare, sequences};
+use super::{ConnectError, PerSide, SideId, SideSet, compare, sequences, votes};
 use crate::config::PoolConfig;
 
 /// Version of the objects in schema `kambana`.
@@ -64,6 +64,7 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
             .await
             .map_err(|e| at((side, e.into())))?;
     }
+    let nobody_votes = votes::nobody_votes(&clients).await.map_err(at)?;
     let first_epoch = copy_epoch(&clients, &identities).await?;
     for ((side, client), identity) in clients.iter().zip(&identities) {
         if identity.is_none() {
@@ -72,6 +73,9 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
                 .map_err(|f| at((side, f)))?;
             done.push(format!("side {side}: schema kambana installed"));
         }
+        votes::introduce(client, side, nobody_votes)
+            .await
+            .map_err(|f| at((side, f)))?;
         for table in tables {
             watch_on(client, table)
                 .await

@@ -16,7 +16,7 @@ use super::connection::{Conn, Failure};
 use super::epoch::{self, Epoch, Fence};
 use super::failpoint::{Point, reach};
 use super::inner::Inner;
-use super::{SideId, sequences};
+use super::{SideId, sequences, votes};
 pub(super) use copy::{Found, Keys, collect_keys, images, widen_truncates, write_images};
 use copy::{copy, no_foreign_write};
 use ledger::{Batches, keep_conflicts, ledger, settle};
@@ -246,7 +246,13 @@ async fn under_fences(
             fence_b.write(next, &reason).await.map_err(at_b)?;
         }
     }
-    if !matches!(purpose, Purpose::Sweep) {
+    if let Purpose::Align | Purpose::Readmit { .. } = purpose {
+        let n = match purpose {
+            Purpose::Readmit { next, .. } => next.n,
+            _ => epoch.n,
+        };
+        let admitted = votes::admit(a, b, other, n).await;
+        admitted.map_err(|(at_lead, f)| (if at_lead { lead } else { other }, f))?;
         for (side, client) in [(lead, a), (other, b)] {
             sequences::align_if_possible(client, side, inner.sides.count())
                 .await

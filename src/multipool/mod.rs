@@ -5,7 +5,7 @@
 //! - [`MultiPool`]: the doors (`pool`; `inner` is what they share with the tasks), what they take (`change`, `value`) and answer (`error`, `status`).
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
-//! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
+//! - `health`: heartbeats; `membership`: who is active (`epoch`), after `votes` of more than half.
 //! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
 //! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
@@ -48,6 +48,7 @@ mod status;
 mod transaction;
 mod trim;
 mod value;
+mod votes;
 mod write;
 
 pub use catalog::parse_record as record_fields;
@@ -60,3 +61,4 @@ pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
 pub use status::{Event, SideFault, SideState, SideStatus, Status};
 pub use transaction::Tx;
 pub use value::{Fields, Value};
+pub use votes::{MAX_QUESTION, Margin, Peers, RemoteVoter, VoterKind, VoterStatus, Votes, Witness};

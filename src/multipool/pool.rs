@@ -20,8 +20,8 @@ use super::health::{self, Health};
 use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
 use super::write::{Job, Lane, Pending, Work};
 use super::{
-    Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
-    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, membership, trim,
+    Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, Peers, PerSide, ReadError, SideFault, SideId,
+    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, membership, trim, votes,
 };
 use crate::config::{PoolConfig, ReadFrom};
 
@@ -45,12 +45,22 @@ impl MultiPool {
     /// Wrong identity or lineage, unsafe settings, missing schema, refused login, unreadable state file: by side and
     /// with what to do.
     pub async fn connect(config: PoolConfig) -> Result<MultiPool, ConnectError> {
+        MultiPool::connect_among(config, Peers::default()).await
+    }
+
+    /// As [`MultiPool::connect`], beside other instances on the same databases: no side is left out or brought back
+    /// without more than half of the votes. Every instance must be given all others and the same witness.
+    ///
+    /// # Errors
+    /// As [`MultiPool::connect`].
+    pub async fn connect_among(config: PoolConfig, peers: Peers) -> Result<MultiPool, ConnectError> {
         if config.sides.count() < 2 {
             return Err(ConnectError(
                 "a pool needs at least two databases (DB1_* and DB2_*)".into(),
             ));
         }
         let state_file = StateFile::open(&config.state_dir, &config.instance).map_err(ConnectError)?;
+        let assembly = votes::Assembly::new(&config, peers).map_err(ConnectError)?;
         let mut sides = Vec::new();
         for (side, settings) in config.sides.iter() {
             let bad = |why| ConnectError(format!("side {side}: {why}"));
@@ -73,21 +83,16 @@ impl MultiPool {
                 .unwrap_or_else(|| unreachable!("one entry a configured side"))
         });
         let (queue, waiting) = mpsc::channel(config.write_queue);
-        let nothing = Epoch {
-            n: 0,
-            parent: 0,
-            members: SideSet::EMPTY,
-            generation: Uuid::nil(),
-        };
         let inner = Arc::new(Inner {
             sides,
             lineage: OnceLock::new(),
             view: watch::Sender::new(View {
-                epoch: nothing,
+                epoch: Epoch::NONE,
                 refusal: Some(NotApplied::NoSide),
                 catching_up: None,
             }),
             state_file,
+            assembly,
             stir: Notify::new(),
             closing: watch::Sender::new(false),
             queue,
@@ -107,6 +112,7 @@ impl MultiPool {
         }
         let inner = &pool.inner;
         inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
+        inner.spawn("votes".into(), votes::run(Arc::clone(inner)));
         inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         for number in 0..inner.config.write_lanes {
@@ -391,6 +397,15 @@ impl MultiPool {
             .collect())
     }
 
+    /// Answers another instance that asks for this one's vote, in the bytes of [`RemoteVoter::ask`](super::RemoteVoter::ask).
+    /// Whoever calls this must have made sure that it is one.
+    ///
+    /// # Errors
+    /// The bytes are no question.
+    pub async fn answer_vote(&self, question: &[u8]) -> Result<Vec<u8>, String> {
+        votes::answer(&self.inner, question).await
+    }
+
     /// What the pool knows about itself; no I/O.
     pub fn status(&self) -> Status {
         let inner = &self.inner;
@@ -424,6 +439,7 @@ impl MultiPool {
                     caught_up_keys: *state.caught_up_keys.borrow(),
                 }
             }),
+            votes: inner.assembly.votes(&view.epoch),
             waiting_writes: inner.queue.max_capacity() - inner.queue.capacity(),
             events: lock(&inner.events).iter().cloned().collect(),
         }

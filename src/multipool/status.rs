@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{PerSide, SideId, SideSet};
+use super::{PerSide, SideId, SideSet, Votes};
 
 /// ```text
 ///            ejected                    caught up, readmitted
@@ -118,6 +118,8 @@ pub struct Status {
     pub refusal: Option<String>,
     /// Every configured side.
     pub sides: PerSide<SideStatus>,
+    /// Who votes on the next change of the active sides.
+    pub votes: Votes,
     /// Writes waiting for a lane.
     pub waiting_writes: usize,
     /// The latest events, oldest first.
@@ -131,7 +133,7 @@ impl Status {
     }
 }
 
-fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let time = jiff::Timestamp::try_from(*time).map_err(serde::ser::Error::custom)?;
     serializer.collect_str(&time)
 }

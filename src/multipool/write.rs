@@ -319,7 +319,7 @@ impl Lane {
             let told = async {
                 let statement = conn
                     .prepare(
-                        "-- write::settle()\nUPDATE kambana.lane SET confirmed = kambana.max_each(confirmed, $2) \
+                        "-- write::settle()\nUPDATE kambana.lane SET confirmed = $2 \
                          WHERE lane = $1",
                     )
                     .await?;

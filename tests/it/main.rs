@@ -20,3 +20,4 @@ mod settings;
 mod support;
 mod twins;
 mod up;
+mod votes;

@@ -15,7 +15,7 @@ use crate::multipool::{SideFault, SideId};
 const FOLLOW_SQL: &str = "-- write::follow()
 WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = kambana.max_each(l.confirmed, EXCLUDED.confirmed), closed = false),
+    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
     SELECT u.op, u.digest, $2, $5, e.n, $9, u.result
     FROM e, unnest($6::uuid[], $7::bigint[], $8::text[]) AS u(op, digest, result)

@@ -23,7 +23,7 @@ use crate::multipool::{OpId, SideId, Tx, WriteError};
 const ENTER_SQL: &str = "-- write::enter()
 WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = kambana.max_each(l.confirmed, EXCLUDED.confirmed), closed = false),
+    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied) SELECT u.op, u.digest, $2, $5, e.n, $8
     FROM e, unnest($6::uuid[], $7::bigint[]) AS u(op, digest) ON CONFLICT (op) DO NOTHING RETURNING op)
 SELECT (SELECT n FROM e), (SELECT count(*) FROM o),

@@ -32,6 +32,12 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::NoSide => t.no_side.to_owned(),
         NotApplied::NoAuthority(side) => fill(t.no_authority, &[side]),
         NotApplied::Isolated(side) => fill(t.isolated, &[side]),
+        NotApplied::NoVotes {
+            given,
+            needed,
+            missing,
+        } => fill(t.no_votes, &[given, needed, missing]),
+        NotApplied::DecidedFor(sides) => fill(t.decided_for, &[sides]),
         NotApplied::NoMemory(why) => fill(t.no_memory, &[why]),
         NotApplied::Split => t.split.to_owned(),
         NotApplied::Locked => t.locked.to_owned(),
