@@ -6,7 +6,7 @@
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
 //! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
-//! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
+//! - `merge` and `catch_up`: bringing sides together again; `conflicts`: what a person sees and decides of it. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
 //! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
 //!
@@ -29,6 +29,7 @@ mod catalog;
 mod catch_up;
 mod change;
 mod compare;
+mod conflicts;
 mod connection;
 mod epoch;
 mod error;
@@ -51,6 +52,7 @@ mod write;
 pub use catalog::parse_record as record_fields;
 pub use change::{Applied, Change, ChangedRow, OpId, OpOutcome, RowChange};
 pub use compare::{Comparison, Difference, MAX_DIFFERENCES, TableComparison, compare};
+pub use conflicts::{Choice, ChooseError, Chosen, Conflict, ConflictColumn, ConflictState, HeldChange, Rule};
 pub use error::{ConnectError, NotApplied, ReadError, WriteError};
 pub use install::install;
 pub use pool::MultiPool;

@@ -120,6 +120,11 @@ impl MultiPool {
         Ok(pool)
     }
 
+    /// What the doors of other files in this room use.
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
     /// Waits for the first probe of every side and refuses what can only be a mistake.
     async fn first_look(&self) -> Result<(), ConnectError> {
         for (side, state) in self.inner.sides.iter() {

@@ -123,7 +123,15 @@ impl Lane {
         }
         let mut doubtful = Vec::new();
         for reply in replies {
-            if let Reply::Rows(rows) = reply.map_err(own)? {
+            // A follower that refuses what the leader took is not its twin, or holds a poisoned row.
+            let refused = |failure| match failure {
+                Failure::Rejected(r) => {
+                    let why = format!("{} (SQLSTATE {})", r.message, r.sqlstate);
+                    Again::Refused(side, SideFault::Unfit(why)).into()
+                }
+                failure => own(failure),
+            };
+            if let Reply::Rows(rows) = reply.map_err(refused)? {
                 doubtful.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
             }
         }
