@@ -14,9 +14,10 @@ use thiserror::Error;
 use tokio_postgres::{Client, Row};
 
 use super::catalog::Table;
-use super::connection::{Conn, Failure, words};
+use super::connection::{Conn, Failure, connect_all, words};
 use super::status::{rfc3339, rfc3339_option};
-use super::{Change, Fields, MultiPool, OpId, ReadError, SideId, Value, WriteError};
+use super::{Change, ConnectError, Fields, MultiPool, OpId, ReadError, SideId, Value, WriteError};
+use crate::config::PoolConfig;
 
 /// Which write counts when both sides have changed one row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,47 @@ pub(super) async fn rules(client: &Client) -> Result<BTreeMap<String, Rule>, Fai
         .await?;
     let rule = |row: &Row| (row.get(0), row.get::<_, &str>(1).parse().unwrap_or_default());
     Ok(rows.iter().map(rule).collect())
+}
+
+/// Sets the rule of watched tables on every side, or on none.
+///
+/// # Errors
+/// A side that does not answer, a rule that names no side, or a table that is not watched, by name.
+pub async fn set_rule(config: &PoolConfig, tables: &[&str], rule: Rule) -> Result<(), ConnectError> {
+    if let Rule::Side(side) = rule
+        && config.sides.get(side).is_none()
+    {
+        return Err(ConnectError(format!("there is no side {side}")));
+    }
+    let say = |(side, failure): (SideId, Failure)| ConnectError(format!("side {side}: {}", words(&failure)));
+    let clients = connect_all(config).await.map_err(say)?;
+    for (side, client) in clients.iter() {
+        client
+            .batch_execute("BEGIN")
+            .await
+            .map_err(|e| say((side, e.into())))?;
+        for table in tables {
+            let changed = client
+                .execute(
+                    "-- conflicts::set_rule()\nUPDATE kambana.watched SET on_conflict = $2 WHERE tbl = $1",
+                    &[table, &rule.to_string()],
+                )
+                .await
+                .map_err(|e| say((side, e.into())))?;
+            if changed == 0 {
+                return Err(ConnectError(format!(
+                    "side {side}: table `{table}` is not watched"
+                )));
+            }
+        }
+    }
+    for (side, client) in clients.iter() {
+        client
+            .batch_execute("COMMIT")
+            .await
+            .map_err(|e| say((side, e.into())))?;
+    }
+    Ok(())
 }
 
 /// How far a conflict is decided.

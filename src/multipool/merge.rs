@@ -101,19 +101,23 @@ pub(super) async fn merge(
     let (fence_a, fence_b) = loop {
         let at_a = a.client().map_err(|f| (lead, f))?;
         let at_b = b.client().map_err(|f| (other, f))?;
-        let fence_a = match Fence::take(at_a).await {
-            Ok(fence) => Some(fence),
-            Err(Failure::Repeat(_)) if tries < FENCE_TRIES => None,
-            Err(failure) => return Err((lead, failure)),
-        };
-        if let Some(fence_a) = fence_a {
-            match Fence::take(at_b).await {
-                Ok(fence_b) => break (fence_a, fence_b),
-                Err(Failure::Repeat(_)) if tries < FENCE_TRIES => {
-                    fence_a.release().await.map_err(|f| (lead, f))?;
-                }
-                Err(failure) => return Err((other, failure)),
+        // Both at once: a writer asks for both at once too. One after the other, the writers that queue behind us for the
+        // first would hold the second, and under load we would never get it.
+        let (fence_a, fence_b) = tokio::join!(Fence::take(at_a), Fence::take(at_b));
+        let failed = match (fence_a, fence_b) {
+            (Ok(fence_a), Ok(fence_b)) => break (fence_a, fence_b),
+            (Ok(fence_a), Err(failure)) => {
+                fence_a.release().await.map_err(|f| (lead, f))?;
+                (other, failure)
             }
+            (Err(failure), Ok(fence_b)) => {
+                fence_b.release().await.map_err(|f| (other, f))?;
+                (lead, failure)
+            }
+            (Err(failure), Err(_)) => (lead, failure),
+        };
+        if !matches!(failed.1, Failure::Repeat(_)) || tries >= FENCE_TRIES {
+            return Err(failed);
         }
         tries += 1;
         tokio::time::sleep(pause).await;

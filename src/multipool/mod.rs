@@ -7,7 +7,7 @@
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
 //! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
 //! - `merge` and `catch_up`: bringing sides together again; `conflicts`: what a person sees and decides of it. A rebuild of a lost side will stand beside them.
-//! - [`compare()`](compare): the proof. `trim`: housekeeping.
+//! - [`compare()`](compare): the proof, and `check`, which asks for it now and then. `trim`: housekeeping.
 //! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
 //!
 //! This room knows nothing of HTTP, pages or sessions.
@@ -28,6 +28,7 @@
 mod catalog;
 mod catch_up;
 mod change;
+mod check;
 mod compare;
 mod conflicts;
 mod connection;
@@ -51,8 +52,11 @@ mod write;
 
 pub use catalog::parse_record as record_fields;
 pub use change::{Applied, Change, ChangedRow, OpId, OpOutcome, RowChange};
+pub use check::{Certificate, FoundDifference};
 pub use compare::{Comparison, Difference, MAX_DIFFERENCES, TableComparison, compare};
-pub use conflicts::{Choice, ChooseError, Chosen, Conflict, ConflictColumn, ConflictState, HeldChange, Rule};
+pub use conflicts::{
+    Choice, ChooseError, Chosen, Conflict, ConflictColumn, ConflictState, HeldChange, Rule, set_rule,
+};
 pub use error::{ConnectError, NotApplied, ReadError, WriteError};
 pub use install::install;
 pub use pool::MultiPool;

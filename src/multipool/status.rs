@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{PerSide, SideId, SideSet};
+use super::{Certificate, PerSide, SideId, SideSet};
 
 /// ```text
 ///            ejected                    caught up, readmitted
@@ -118,6 +118,12 @@ pub struct Status {
     pub refusal: Option<String>,
     /// Every configured side.
     pub sides: PerSide<SideStatus>,
+    /// Rows changed on two sides at once that wait for a person.
+    pub open_conflicts: i64,
+    /// Changes that a side refuses; they are tried again.
+    pub held_changes: i64,
+    /// What the latest background comparison found.
+    pub certificate: Option<Certificate>,
     /// Writes waiting for a lane.
     pub waiting_writes: usize,
     /// The latest events, oldest first.

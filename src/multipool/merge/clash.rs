@@ -94,8 +94,18 @@ fn judge(sides: &Sides<'_>, clash: &Clash) -> (bool, Reason) {
         let version = |op: &Uuid| sides.versions.get(op).copied().unwrap_or_default();
         ops.iter().map(version).max().unwrap_or_default()
     };
+    let truncates = |of: &BTreeSet<Uuid>, truncating: &BTreeSet<Uuid>| !of.is_disjoint(truncating);
+    let on_lead = sides.on_lead.iter().filter(|((_, key), _)| key.is_empty());
+    let on_lead = truncates(
+        &clash.on_lead,
+        &on_lead.flat_map(|(_, ops)| ops).copied().collect(),
+    );
+    let on_other = sides.on_other.iter().filter(|e| e.kind == Kind::Truncate);
+    let on_other = truncates(&clash.on_other, &on_other.map(|e| e.op).collect());
     match rule {
         Rule::Ask => (false, because("ask", true)),
+        // A truncate keeps no image of rows that it has not seen: rows outlive it.
+        Rule::Newest if on_lead != on_other => (on_lead, because("newest", false)),
         Rule::Side(side) => (side == sides.other, because(&side.to_string(), false)),
         Rule::Newest => (
             newest(&clash.on_other) > newest(&clash.on_lead),
@@ -263,7 +273,13 @@ mod tests {
         let truncated = decided(&[(9, "")], &other, Rule::Newest, &[]);
         assert_eq!(losers(&truncated.on_other), [1, 2, 3, 4]);
         let truncates = decided(&[(3, "(7)")], &[(5, "")], Rule::Newest, &[3]);
-        assert_eq!(losers(&truncates.on_lead), [3], "the newer truncate wins");
+        assert_eq!(losers(&truncates.on_other), [5], "rows outlive a newer truncate");
+        let truncates = decided(&[(3, "")], &[(5, "")], Rule::Newest, &[3]);
+        assert_eq!(
+            losers(&truncates.on_lead),
+            [3],
+            "of two truncates the newer counts"
+        );
     }
 
     #[test]
