@@ -5,6 +5,7 @@ mod conflicts;
 mod databases;
 mod init;
 mod local;
+mod migrate;
 mod serve;
 mod status;
 mod up;
@@ -54,6 +55,7 @@ enum Command {
     Status(status::StatusArgs),
     Compare(compare::CompareArgs),
     Conflicts(conflicts::ConflictsArgs),
+    Migrate(migrate::MigrateArgs),
 }
 
 /// What a command found out.
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
             Command::Status(args) => status::run(args).await,
             Command::Compare(args) => compare::run(args).await,
             Command::Conflicts(args) => conflicts::run(args).await,
+            Command::Migrate(args) => migrate::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.

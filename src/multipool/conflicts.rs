@@ -13,7 +13,7 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio_postgres::{Client, Row};
 
-use super::catalog::Table;
+use super::catalog::{Table, parse_record};
 use super::connection::{Conn, Failure, connect_all, words};
 use super::status::{rfc3339, rfc3339_option};
 use super::{Change, ConnectError, Fields, MultiPool, OpId, ReadError, SideId, Value, WriteError};
@@ -257,7 +257,7 @@ pub enum ChooseError {
 }
 
 const LIST_SQL: &str = "-- conflicts::list()
-SELECT id, tbl, key, kept_side, kept_image, lost_side, lost_image, rule, state, at, decided_at FROM kambana.conflict
+SELECT id, tbl, key, kept_side, kept_image, lost_side, lost_image, rule, state, at, decided_at, columns FROM kambana.conflict
 WHERE $1::text IS NULL OR id = $1 ORDER BY state = 'open' DESC, at DESC, id LIMIT $2";
 
 /// So many conflicts and held changes are listed at most.
@@ -270,7 +270,7 @@ impl MultiPool {
     /// See [`ReadError`].
     pub async fn conflicts(&self) -> Result<Vec<Conflict>, ReadError> {
         let rows = self.read(LIST_SQL, &[&None::<&str>, &LIST_LIMIT]).await?;
-        Ok(rows.iter().map(|row| self.conflict_from(row).0).collect())
+        Ok(rows.iter().map(conflict_from).collect())
     }
 
     /// One conflict.
@@ -279,7 +279,7 @@ impl MultiPool {
     /// See [`ReadError`].
     pub async fn conflict(&self, id: &str) -> Result<Option<Conflict>, ReadError> {
         let rows = self.read(LIST_SQL, &[&Some(id), &1i64]).await?;
-        Ok(rows.first().map(|row| self.conflict_from(row).0))
+        Ok(rows.first().map(conflict_from))
     }
 
     /// Changes that a side refuses, the oldest first.
@@ -311,13 +311,13 @@ impl MultiPool {
         let Some(row) = rows.first() else {
             return Err(ChooseError::NotFound(id.to_owned()));
         };
-        let (conflict, images) = self.conflict_from(row);
+        let (conflict, images) = (conflict_from(row), Images::from_row(row));
         let (chosen, state) = match choice {
             Choice::Kept => (Chosen::Noted, ConflictState::Kept),
             Choice::Dismiss => (Chosen::Noted, ConflictState::Dismissed),
             Choice::Lost if conflict.key.is_empty() => return Err(ChooseError::WholeTable),
             Choice::Lost => (
-                self.write_lost(op_id, &conflict, images).await?,
+                self.write_lost(op_id, &conflict, &images).await?,
                 ConflictState::Lost,
             ),
         };
@@ -331,17 +331,16 @@ impl MultiPool {
         &self,
         op_id: OpId,
         conflict: &Conflict,
-        (kept, lost): (Option<String>, Option<String>),
+        images: &Images,
     ) -> Result<Chosen, ChooseError> {
         let catalog = self.inner().catalog();
         let table = catalog.get(&conflict.table).ok_or_else(|| {
             WriteError::Invalid(format!("table {} is not watched any more", conflict.table))
         })?;
         let key = table.key_fields(&conflict.key);
-        let image = |image: &Option<String>| image.as_ref().map(|image| table.image_fields(image));
-        let change = match (image(&kept), image(&lost)) {
+        let change = match (images.fields(&images.kept), images.fields(&images.lost)) {
             (Some(kept), Some(lost)) => {
-                Change::update(&table.name, key, without_key(table, lost)).expecting(kept)
+                Change::update(&table.name, key, without_key(table, &lost)).expecting(kept)
             }
             (Some(kept), None) => Change::delete(&table.name, key).expecting(kept),
             (None, Some(lost)) => Change::insert(&table.name, lost),
@@ -353,7 +352,7 @@ impl MultiPool {
         };
         let moved = match &refused {
             WriteError::EditConflict { .. } | WriteError::NotFound { .. } => true,
-            WriteError::Rejected { sqlstate, .. } => sqlstate == "23505" && kept.is_none(),
+            WriteError::Rejected { sqlstate, .. } => sqlstate == "23505" && images.kept.is_none(),
             _ => false,
         };
         if !moved {
@@ -363,7 +362,7 @@ impl MultiPool {
             .read(&table.images_sql, &[&vec![conflict.key.as_str()]])
             .await?;
         let now: Option<String> = rows.first().and_then(|row| row.get(1));
-        match now == lost {
+        match now == images.lost {
             true => Ok(Chosen::AlreadyInEffect),
             false => Err(ChooseError::Changed),
         }
@@ -391,33 +390,78 @@ impl MultiPool {
             }
         }
     }
+}
 
-    /// A conflict and its images from a row of [`LIST_SQL`].
-    fn conflict_from(&self, row: &Row) -> (Conflict, (Option<String>, Option<String>)) {
-        let table: String = row.get(1);
-        let (kept, lost): (Option<String>, Option<String>) = (row.get(4), row.get(6));
-        let catalog = self.inner().catalog();
-        let conflict = Conflict {
-            id: row.get(0),
-            columns: catalog
-                .get(&table)
-                .map_or_else(Vec::new, |table| columns(table, kept.as_deref(), lost.as_deref())),
-            table,
-            key: row.get(2),
-            kept_side: row.get(3),
-            kept_exists: kept.is_some(),
-            lost_side: row.get(5),
-            lost_exists: lost.is_some(),
-            rule: row.get(7),
-            state: ConflictState::from_text(row.get(8)),
-            at: row.get(9),
-            decided_at: row.get(10),
+/// Both images of a conflict, with the names of their columns: the table may have others by now.
+struct Images {
+    names: Vec<String>,
+    kept: Option<String>,
+    lost: Option<String>,
+}
+
+impl Images {
+    /// From a row of [`LIST_SQL`].
+    fn from_row(row: &Row) -> Images {
+        Images {
+            names: row.get(11),
+            kept: row.get(4),
+            lost: row.get(6),
+        }
+    }
+
+    fn fields(&self, image: &Option<String>) -> Option<Fields> {
+        let values = parse_record(image.as_ref()?);
+        let pairs = self.names.iter().zip(values);
+        Some(pairs.fold(Fields::new(), |fields, (name, value)| {
+            fields.with(name, value.map_or(Value::Null, Value::Text))
+        }))
+    }
+
+    fn columns(&self) -> Vec<ConflictColumn> {
+        let (kept, lost) = (self.fields(&self.kept), self.fields(&self.lost));
+        let text = |fields: &Option<Fields>, name: &str| {
+            let value = fields.as_ref()?.get(name)?;
+            value.as_text().map(str::to_owned)
         };
-        (conflict, (kept, lost))
+        let column = |name: &String| {
+            let (kept_value, lost_value) = (text(&kept, name), text(&lost, name));
+            ConflictColumn {
+                name: name.clone(),
+                differs: kept_value != lost_value || kept.is_some() != lost.is_some(),
+                kept: kept_value,
+                lost: lost_value,
+            }
+        };
+        self.names.iter().map(column).collect()
     }
 }
 
-fn without_key(table: &Table, fields: Fields) -> Fields {
+/// A conflict from a row of [`LIST_SQL`].
+fn conflict_from(row: &Row) -> Conflict {
+    let images = Images::from_row(row);
+    let key: String = row.get(2);
+    Conflict {
+        id: row.get(0),
+        table: row.get(1),
+        kept_side: row.get(3),
+        kept_exists: images.kept.is_some(),
+        lost_side: row.get(5),
+        lost_exists: images.lost.is_some(),
+        rule: row.get(7),
+        state: ConflictState::from_text(row.get(8)),
+        at: row.get(9),
+        decided_at: row.get(10),
+        // A truncate has no images.
+        columns: if key.is_empty() {
+            Vec::new()
+        } else {
+            images.columns()
+        },
+        key,
+    }
+}
+
+fn without_key(table: &Table, fields: &Fields) -> Fields {
     fields
         .iter()
         .filter(|(name, _)| !table.key.iter().any(|k| k == name))
@@ -426,26 +470,9 @@ fn without_key(table: &Table, fields: Fields) -> Fields {
         })
 }
 
-fn columns(table: &Table, kept: Option<&str>, lost: Option<&str>) -> Vec<ConflictColumn> {
-    let fields = |image: Option<&str>| image.map(|image| table.image_fields(image)).unwrap_or_default();
-    let (kept_fields, lost_fields) = (fields(kept), fields(lost));
-    let text = |fields: &Fields, name: &str| fields.get(name).and_then(Value::as_text).map(str::to_owned);
-    let column = |name: &String| {
-        let (kept_value, lost_value) = (text(&kept_fields, name), text(&lost_fields, name));
-        ConflictColumn {
-            name: name.clone(),
-            differs: kept_value != lost_value || kept.is_some() != lost.is_some(),
-            kept: kept_value,
-            lost: lost_value,
-        }
-    };
-    table.columns.iter().map(|c| column(&c.name)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::multipool::catalog::Column;
 
     #[test]
     fn rules_are_read_as_they_are_written() {
@@ -457,13 +484,14 @@ mod tests {
 
     #[test]
     fn differing_columns_are_marked() {
-        let column = |name: &str| Column {
-            name: name.into(),
-            sql_type: "text".into(),
+        let marks = |kept: Option<&str>, lost: Option<&str>| -> Vec<bool> {
+            let images = Images {
+                names: vec!["id".into(), "x".into()],
+                kept: kept.map(str::to_owned),
+                lost: lost.map(str::to_owned),
+            };
+            images.columns().iter().map(|c| c.differs).collect()
         };
-        let table = Table::new("t", vec![column("id"), column("x")], vec!["id".into()]);
-        let marks =
-            |kept, lost| -> Vec<bool> { columns(&table, kept, lost).iter().map(|c| c.differs).collect() };
         assert_eq!(marks(Some("(1,y)"), Some("(1,z)")), [false, true]);
         assert_eq!(marks(Some("(1,)"), None), [true, true]);
     }

@@ -159,6 +159,10 @@ impl Prober {
         match self.inner.reference() {
             Some((leader, reference)) if leader != self.side => match catalog::difference(&reference, &found)
             {
+                Some(_) if self.structure_moves(leader, &found).await => {
+                    self.inner.sides[self.side].refit.store(true, Ordering::Release);
+                    Ok(())
+                }
                 Some(difference) => Err(unfit(difference)),
                 None => Ok(()),
             },
@@ -167,6 +171,20 @@ impl Prober {
                 None => Ok(()),
             },
         }
+    }
+
+    /// Whether the leader has this structure by now, or is in an epoch that this instance does not know: a migration.
+    async fn structure_moves(&self, leader: SideId, found: &catalog::Fingerprint) -> bool {
+        let Ok((epoch, _)) = current_epoch(&self.inner, leader).await else {
+            return false;
+        };
+        if epoch.n > self.inner.view().epoch.n {
+            self.inner.stir.notify_one();
+            return true;
+        }
+        let now = self.inner.fingerprint(leader).await;
+        now.is_ok_and(|now| catalog::difference(&now, found).is_none())
+            && self.inner.load_catalog(leader).await.is_ok()
     }
 
     /// One probe; a failure is confirmed over a fresh connection before it counts.

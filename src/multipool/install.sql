@@ -77,6 +77,7 @@ CREATE TABLE IF NOT EXISTS kambana.conflict (
     lost_side  text NOT NULL,
     lost_image text,
     lost_op    uuid NOT NULL,
+    columns    text[] NOT NULL,            -- names of the images' columns then, in their order
     rule       text NOT NULL,              -- why this side was kept: newest, a, b, ask, pool, return
     state      text NOT NULL,              -- open, rule (nobody was asked), kept, lost, dismissed
     at         timestamptz NOT NULL,       -- by the clock of the instance that found it

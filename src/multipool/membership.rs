@@ -360,6 +360,24 @@ async fn adopt(inner: &Inner, epoch: Epoch) {
             "the epoch cannot be kept on this instance's disk: {error}"
         ));
     }
+    // Members that stay the same mean that the structure of the tables has changed (see `migrate`); so may steps that were
+    // not seen. Nobody writes in the new epoch before the new structure is read.
+    let known = inner.view().epoch;
+    let ordinary = epoch.parent == known.n && epoch.members != known.members;
+    if epoch.n > known.n && known.n > 0 && !ordinary {
+        let reader = epoch.members.and(inner.well()).leader();
+        let loaded = match reader {
+            Some(reader) => inner
+                .load_catalog(reader)
+                .await
+                .map_err(|failure| (reader, failure)),
+            None => return,
+        };
+        if let Err((side, failure)) = loaded {
+            tracing::warn!(%side, why = words(&failure), "the new structure of the tables cannot be read yet");
+            return inner.doubt(side);
+        }
+    }
     let changed = inner.view.send_if_modified(|view| {
         let newer = epoch.n > view.epoch.n;
         if newer {

@@ -8,7 +8,7 @@
 //! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
 //! - `merge` and `catch_up`: bringing sides together again; `conflicts`: what a person sees and decides of it. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof, and `check`, which asks for it now and then. `trim`: housekeeping.
-//! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
+//! - [`install`]: the objects in schema `kambana`; [`migrate()`](migrate): one change of structure on every side; `catalog`, `sequences`: what watched tables are made of.
 //!
 //! This room knows nothing of HTTP, pages or sessions.
 //!
@@ -40,6 +40,7 @@ mod install;
 mod journal;
 mod membership;
 mod merge;
+mod migrate;
 mod pool;
 mod sequences;
 mod side;
@@ -59,6 +60,7 @@ pub use conflicts::{
 };
 pub use error::{ConnectError, NotApplied, ReadError, WriteError};
 pub use install::install;
+pub use migrate::migrate;
 pub use pool::MultiPool;
 pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
 pub use status::{Event, SideFault, SideState, SideStatus, Status};

@@ -310,8 +310,14 @@ impl MultiPool {
             };
             let attempt = async {
                 let conn = Conn::open(&self.inner.sides[side].reads).await?;
-                let statement = conn.prepare(sql).await?;
-                Ok::<_, Failure>(conn.client()?.query(&statement, params).await?)
+                let asked = async {
+                    let statement = conn.prepare(sql).await?;
+                    Ok::<_, Failure>(conn.client()?.query(&statement, params).await?)
+                };
+                let answer = asked.await;
+                // Its plan may no longer fit the table: the next try is made on a connection that never saw it.
+                conn.set_busy(matches!(answer, Err(Failure::Repeat(Repeat::Contention))));
+                answer
             };
             let failure = tokio::select! {
                 result = timeout_at(deadline, attempt) => match result {

@@ -42,6 +42,9 @@ const LOCK_TRIES: u32 = 3;
 /// Merges before a write, or refusals of a follower, before the row counts as held (see `merge::held`).
 const HELD_TRIES: u32 = 5;
 
+/// After so many failures that only need repeating, a lane takes fresh connections.
+const STALE_AFTER: u32 = 3;
+
 /// Pause before work that met a deadlock or a moving epoch is repeated.
 const REPEAT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -184,7 +187,7 @@ impl Lane {
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
     async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
         let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
-        let (mut locked, mut merges, mut refused) = (0, 0, 0);
+        let (mut locked, mut merges, mut refused, mut contended) = (0, 0, 0, 0);
         loop {
             // What is in doubt must be settled however long it takes; the caller was told "unknown" by then.
             let until = if in_doubt {
@@ -264,7 +267,14 @@ impl Lane {
                     self.inner.refresh().await;
                     tokio::time::sleep(REPEAT_PAUSE).await;
                 }
-                Again::Contention => tokio::time::sleep(REPEAT_PAUSE).await,
+                Again::Contention => {
+                    contended += 1;
+                    // A plan that no longer fits its table fails for ever on the connection that keeps it.
+                    if contended % STALE_AFTER == 0 {
+                        self.conns = self.inner.sides.map(|_, _| None);
+                    }
+                    tokio::time::sleep(REPEAT_PAUSE).await;
+                }
                 Again::Locked => {
                     locked += 1;
                     if locked == LOCK_TRIES && !in_doubt {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kambana::multipool::{Change, Fields, OpId, compare};
+use kambana::multipool::{Change, Fields, MultiPool, OpId, compare};
 
 use crate::doors::{CROWDED, config, finish, insert, installed, pool, sql};
 use crate::load::Dice;
@@ -46,6 +46,82 @@ fn count_of(name: &str) -> u64 {
     u64::from(name.as_bytes()[0])
 }
 
+/// The pool's own writes, 200 a second if the machine can, each timed.
+fn paced(
+    pool: &MultiPool,
+    stopped: &tokio::sync::watch::Receiver<bool>,
+) -> Vec<tokio::task::JoinHandle<Vec<Duration>>> {
+    let writer = |n: u32| {
+        let (pool, mut stopped) = (pool.clone(), stopped.clone());
+        tokio::spawn(async move {
+            let mut times = Vec::new();
+            let mut pace = tokio::time::interval(Duration::from_millis(40));
+            pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let row = insert(&pool, "paced").await;
+            while !*stopped.borrow_and_update() {
+                pace.tick().await;
+                let began = Instant::now();
+                let set = Fields::new().with("content", format!("{n} {}", times.len()));
+                let change = Change::update("items", Fields::new().with("id", row), set);
+                pool.change(OpId::new(), vec![change]).await.unwrap();
+                times.push(began.elapsed());
+            }
+            times
+        })
+    };
+    (0..8).map(writer).collect()
+}
+
+async fn times(writers: Vec<tokio::task::JoinHandle<Vec<Duration>>>) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for writer in writers {
+        times.extend(writer.await.unwrap());
+    }
+    times.sort();
+    times
+}
+
+fn said(times: &[Duration], during: Duration) -> String {
+    format!(
+        "{} paced writes ({:.0}/s): p50 {:?} p99 {:?} longest {:?}",
+        times.len(),
+        times.len() as f64 / during.as_secs_f64(),
+        times[times.len() / 2],
+        times[times.len() * 99 / 100],
+        times[times.len() - 1]
+    )
+}
+
+/// What the comparison alone costs the writers: the same load without and with it.
+async fn quiet_pauses(stack: &Running, pool: &MultiPool) {
+    let mut measured = Vec::new();
+    for compares in [false, true] {
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let writers = paced(pool, &stopped);
+        let (began, mut pauses) = (Instant::now(), Vec::new());
+        while began.elapsed() < Duration::from_secs(8) {
+            if compares {
+                let found = compare(&config(stack, "compare")).await.unwrap();
+                assert!(found.identical, "{found:#?}");
+                pauses.push(found.pause_ms);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        stop.send(true).unwrap();
+        let times = times(writers).await;
+        println!(
+            "comparing {compares}: {}; pauses {pauses:.1?} ms",
+            said(&times, began.elapsed())
+        );
+        measured.push(times[times.len() * 99 / 100]);
+    }
+    let limit = measured[0].max(Duration::from_millis(50));
+    assert!(
+        measured[1] < limit * CROWDED,
+        "p99 without and with comparing: {measured:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_false_alarm_while_everybody_writes_and_writers_hardly_wait() {
     let stack = installed().await;
@@ -61,31 +137,13 @@ async fn no_false_alarm_while_everybody_writes_and_writers_hardly_wait() {
         rows.push(insert(&pool, &format!("hot {n}")).await);
     }
     healed(&stack, Duration::from_secs(10)).await;
+    quiet_pauses(&stack, &pool).await;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let hands = [
         edits(&stack, "a", rows[..20].to_vec(), stopped.clone()),
         edits(&stack, "b", rows[10..].to_vec(), stopped.clone()),
     ];
-    // The pool's own writes, at a steady pace, each timed.
-    let writers: Vec<_> = (0..4)
-        .map(|n| {
-            let (pool, mut stopped) = (pool.clone(), stopped.clone());
-            tokio::spawn(async move {
-                let mut times = Vec::new();
-                let mut pace = tokio::time::interval(Duration::from_millis(20));
-                let row = insert(&pool, "paced").await;
-                while !*stopped.borrow_and_update() {
-                    pace.tick().await;
-                    let began = Instant::now();
-                    let set = Fields::new().with("content", format!("{n} {}", times.len()));
-                    let change = Change::update("items", Fields::new().with("id", row), set);
-                    pool.change(OpId::new(), vec![change]).await.unwrap();
-                    times.push(began.elapsed());
-                }
-                times
-            })
-        })
-        .collect();
+    let writers = paced(&pool, &stopped);
     let (began, mut rounds, mut pauses, mut on_their_way) = (Instant::now(), 0, Vec::new(), 0);
     while began.elapsed() < patience() {
         let found = compare(&config(&stack, "compare")).await.unwrap();
@@ -99,20 +157,12 @@ async fn no_false_alarm_while_everybody_writes_and_writers_hardly_wait() {
     for hand in hands {
         edited += hand.await.unwrap();
     }
-    let mut times = Vec::new();
-    for writer in writers {
-        times.extend(writer.await.unwrap());
-    }
-    times.sort();
+    let times = times(writers).await;
     pauses.sort_by(f64::total_cmp);
-    let p99 = times[times.len() * 99 / 100];
     println!(
-        "{rounds} rounds, {edited} edits by hand, {} paced writes ({:.0}/s): p50 {:?} p99 {p99:?} longest {:?}; \
-         pauses median {:.1} ms longest {:.1} ms; {on_their_way} rows did not arrive while looking",
-        times.len(),
-        times.len() as f64 / patience().as_secs_f64(),
-        times[times.len() / 2],
-        times[times.len() - 1],
+        "{rounds} rounds, {edited} edits by hand, {}; pauses median {:.1} ms longest {:.1} ms; {on_their_way} rows did not \
+         arrive while looking",
+        said(&times, patience()),
         pauses[pauses.len() / 2],
         pauses[pauses.len() - 1],
     );
@@ -133,7 +183,7 @@ async fn a_value_that_flipped_behind_the_triggers_is_named_and_not_overwritten()
     let stack = installed().await;
     let mut settings = config(&stack, "web1");
     settings.compare_every = Duration::from_secs(1);
-    let pool = kambana::multipool::MultiPool::connect(settings).await.unwrap();
+    let pool = MultiPool::connect(settings).await.unwrap();
     let mut rows = Vec::new();
     for n in 0..50 {
         rows.push(insert(&pool, &format!("row {n}")).await);

@@ -16,6 +16,7 @@ mod doors;
 mod haproxy;
 mod load;
 mod local;
+mod migrate;
 mod outage;
 mod pages;
 mod pool;

@@ -65,12 +65,13 @@ pub(super) async fn keep_conflicts(
         asked += u64::from(ask);
         tracing::warn!(table = name, key, kept = %kept_side, lost = %lost_side, rule, "conflict {id}");
         let at = SystemTime::now();
+        let columns: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
         for (side, client) in [(kept_side, kept), (lost_side, lost)] {
             client
                 .execute(
                     "-- merge::keep_conflicts()\nINSERT INTO kambana.conflict (id, tbl, key, kept_side, kept_image, \
-                       lost_side, lost_image, lost_op, rule, state, at, decided_at) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::timestamptz, \
+                       lost_side, lost_image, lost_op, rule, state, at, columns, decided_at) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::timestamptz, $12, \
                        CASE WHEN $10::text = 'rule' THEN $11::timestamptz END) \
                      ON CONFLICT DO NOTHING",
                     &[
@@ -85,6 +86,7 @@ pub(super) async fn keep_conflicts(
                         &rule,
                         &state,
                         &at,
+                        &columns,
                     ],
                 )
                 .await
@@ -94,7 +96,7 @@ pub(super) async fn keep_conflicts(
     Ok((count, asked))
 }
 
-const COLUMNS: &str = "id, tbl, key, kept_side, kept_image, lost_side, lost_image, lost_op, rule, state, at, decided_at, decided_op";
+const COLUMNS: &str = "id, tbl, key, kept_side, kept_image, lost_side, lost_image, lost_op, columns, rule, state, at, decided_at, decided_op";
 
 /// Gives both sides the conflicts and the decisions of each.
 pub(super) async fn align_conflicts(
