@@ -140,7 +140,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
                     tracing::warn!(why = text, "the background comparison did not succeed");
                     last_failure = text;
                 }
-                tokio::time::sleep(TICK * 10).await;
+                tokio::select! {
+                    () = tokio::time::sleep(TICK * 10) => {}
+                    () = inner.closed() => return,
+                }
             }
         }
     }

@@ -107,6 +107,9 @@ async fn search(
         }
         Err(failure) => failure,
     };
+    if cfg!(mutant = "hold_nothing") {
+        return Err((at, failure));
+    }
     tracing::debug!(%at, why = words(&failure), keys = keys.len(), "looking for keys that cannot be written");
     if matches!(failure, Failure::Repeat(Repeat::Locked)) {
         let locked = locked(path, &keys).await?;
