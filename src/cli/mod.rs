@@ -1,10 +1,12 @@
 //! The command line: one file a command, each with its arguments, what it does, and its exit code.
 
 mod compare;
+mod conflicts;
 mod databases;
 mod drill;
 mod init;
 mod local;
+mod migrate;
 mod serve;
 mod status;
 mod up;
@@ -57,6 +59,8 @@ enum Command {
     Status(status::StatusArgs),
     Compare(compare::CompareArgs),
     Witness(witness::WitnessArgs),
+    Conflicts(conflicts::ConflictsArgs),
+    Migrate(migrate::MigrateArgs),
 }
 
 /// What a command found out.
@@ -97,6 +101,8 @@ pub fn main() -> ExitCode {
             Command::Status(args) => status::run(args).await,
             Command::Compare(args) => compare::run(args).await,
             Command::Witness(args) => witness::run(args).await,
+            Command::Conflicts(args) => conflicts::run(args).await,
+            Command::Migrate(args) => migrate::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.

@@ -64,6 +64,27 @@ pub async fn send(request: &Request<'_>, deadline: Duration) -> Result<Answer, S
         .unwrap_or_else(|_| Err(format!("no answer within {} ms", deadline.as_millis())))
 }
 
+/// Sends a JSON body as operation `op` within `deadline`. Without an answer it may have been carried out; repeating it with
+/// the same `op` is safe.
+///
+/// # Errors
+/// What went wrong, as one clause.
+pub async fn post(
+    url: &str,
+    body: &serde_json::Value,
+    op: &str,
+    deadline: Duration,
+) -> Result<Answer, String> {
+    let body = body.to_string();
+    let request = Request {
+        method: "POST",
+        url,
+        headers: &[("Idempotency-Key", op)],
+        body: Some(&body),
+    };
+    send(&request, deadline).await
+}
+
 async fn exchange(request: &Request<'_>) -> Result<Answer, String> {
     let url = request.url;
     let rest = url

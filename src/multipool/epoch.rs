@@ -71,6 +71,24 @@ pub(super) async fn read_with_reason(client: &Client) -> Result<(Epoch, String),
     Ok((Epoch::from_row(&row, 0), row.get(4)))
 }
 
+/// Stores a membership on the side of `client`, whose transaction holds the fence.
+pub(super) async fn write(client: &Client, epoch: &Epoch, reason: &str) -> Result<(), Failure> {
+    client
+        .execute(
+            "-- epoch::write()\nUPDATE kambana.epoch SET n = $1, parent = $2, members = $3, generation = $4, \
+             reason = $5, changed_at = now()",
+            &[
+                &epoch.n,
+                &epoch.parent,
+                &epoch.members.mask(),
+                &epoch.generation,
+                &reason,
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
 /// Proof that a transaction on this client holds the fence exclusively: no write of the pool is in flight there.
 pub(super) struct Fence<'a> {
     client: &'a Client,
@@ -104,14 +122,7 @@ impl<'a> Fence<'a> {
 
     /// Stores a membership on this side.
     pub async fn write(&self, epoch: &Epoch, reason: &str) -> Result<(), Failure> {
-        self.client
-            .execute(
-                "-- epoch::write()\nUPDATE kambana.epoch SET n = $1, parent = $2, members = $3, generation = $4, \
-                 reason = $5, changed_at = now()",
-                &[&epoch.n, &epoch.parent, &epoch.members.mask(), &epoch.generation, &reason],
-            )
-            .await?;
-        Ok(())
+        write(self.client, epoch, reason).await
     }
 
     /// Commits what was done under the fence and gives it back.

@@ -86,11 +86,14 @@ WITH h AS (
     ON CONFLICT (instance) DO UPDATE SET beat = EXCLUDED.beat, reaches = EXCLUDED.reaches, at = EXCLUDED.at
     RETURNING beat)
 SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_version'),
-    EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0)
+    EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0 AND NOT EXISTS (SELECT FROM kambana.held AS r
+        WHERE r.retry_at > clock_timestamp() AND r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))))
     OR EXISTS (SELECT FROM kambana.lane l JOIN kambana.op o ON o.lane = l.lane
         AND o.batch > (SELECT min(coalesce(l.confirmed[i + 1], 0)) FROM generate_series(0, 15) AS i
                        WHERE e.members & (1 << i) <> 0)
-        WHERE NOT l.closed AND o.at NOT BETWEEN clock_timestamp() - interval '2 s' AND clock_timestamp()),
+        WHERE NOT l.closed AND o.at NOT BETWEEN clock_timestamp() - interval '2 s' AND clock_timestamp() AND NOT EXISTS (
+            SELECT FROM kambana.journal j JOIN kambana.held AS r ON r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))
+            WHERE r.retry_at > clock_timestamp() AND (j.lane, j.batch, j.op) = (o.lane, o.batch, o.op))),
     (SELECT coalesce(bit_or(p.reaches), 0) FROM kambana.heartbeat AS p
       WHERE p.instance <> $1 AND p.at BETWEEN clock_timestamp() - interval '1.5 s' AND clock_timestamp()),
     e.reason
@@ -180,9 +183,21 @@ impl Prober {
         match self.inner.reference() {
             Some((leader, reference)) if leader != self.side => match catalog::difference(&reference, &found)
             {
+                Some(_) if self.structure_moves(leader, &found).await => {
+                    self.inner.sides[self.side].refit.store(true, Ordering::Release);
+                    Ok(())
+                }
                 Some(difference) => Err(unfit(difference)),
                 None => Ok(()),
             },
+            // The leader is what the others are held against; changed by hand, it makes them unequal.
+            Some((_, reference)) if *reference != found && found.values().all(Option::is_some) => {
+                self.inner.load_catalog(self.side).await?;
+                for (_, side) in self.inner.sides.iter() {
+                    side.refit.store(true, Ordering::Release);
+                }
+                Ok(())
+            }
             _ => match found.iter().find(|(_, structure)| structure.is_none()) {
                 Some((table, _)) => Err(unfit(format!("table {table} or its capture trigger is missing"))),
                 None => Ok(()),
@@ -193,6 +208,20 @@ impl Prober {
     fn answered_within(&self, patience: Duration) -> bool {
         let health = self.inner.sides[self.side].health.borrow();
         health.is_well() && health.answered.is_some_and(|at| at.elapsed() < patience)
+    }
+
+    /// Whether the leader has this structure by now, or is in an epoch that this instance does not know: a migration.
+    async fn structure_moves(&self, leader: SideId, found: &catalog::Fingerprint) -> bool {
+        let Ok((epoch, _)) = current_epoch(&self.inner, leader).await else {
+            return false;
+        };
+        if epoch.n > self.inner.view().epoch.n {
+            self.inner.stir.notify_one();
+            return true;
+        }
+        let now = self.inner.fingerprint(leader).await;
+        now.is_ok_and(|now| catalog::difference(&now, found).is_none())
+            && self.inner.load_catalog(leader).await.is_ok()
     }
 
     /// One probe; a failure is confirmed over a fresh connection before it counts.

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use super::catalog::{Catalog, Fingerprint};
+use super::check::Proof;
 use super::connection::{Conn, Failure};
 use super::epoch::{Epoch, StateFile};
 use super::health::Health;
@@ -66,6 +67,7 @@ pub(super) struct Inner {
     pub catalog: Mutex<Known>,
     pub pending: Pending,
     pub events: Mutex<VecDeque<Event>>,
+    pub proof: Mutex<Proof>,
     pub tasks: Mutex<Vec<(String, JoinHandle<()>)>>,
 }
 

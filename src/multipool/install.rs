@@ -285,7 +285,7 @@ async fn introduce(client: &Client, side: SideId, lineage: Uuid, epoch: &FirstEp
 }
 
 /// Why a table cannot be watched, or what it is made of.
-async fn watch_on(client: &Client, name: &str) -> Result<(), String> {
+pub(super) async fn watch_on(client: &Client, name: &str) -> Result<(), String> {
     if name.len() > 50 {
         return Err(format!(
             "table `{name}`: names longer than 50 bytes are not supported"

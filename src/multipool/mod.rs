@@ -8,10 +8,11 @@
 //! - `health`: heartbeats; `refusal`: a side that is well and takes no writes; `standstill`: no reads from the past after one;
 //!   `membership`: who is active (`epoch`),
 //!   after `votes` of more than half.
-//! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
-//! - [`compare()`](compare): the proof. `trim`: housekeeping.
+//! - `merge` and `catch_up`: bringing sides together again; `conflicts`: what a person sees and decides
+//!   of it. A rebuild of a lost side will stand beside them.
+//! - [`compare()`](compare): the proof, and `check`, which asks for it now and then. `trim`: housekeeping.
 //! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
-//! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
+//! - [`install`]: the objects in schema `kambana`; [`migrate()`](migrate): one change of structure on every side; `catalog`, `sequences`: what watched tables are made of.
 //!
 //! This room knows nothing of HTTP, pages or sessions.
 //!
@@ -31,7 +32,9 @@
 mod catalog;
 mod catch_up;
 mod change;
+mod check;
 mod compare;
+mod conflicts;
 mod connection;
 mod epoch;
 mod error;
@@ -42,6 +45,7 @@ mod install;
 mod journal;
 mod membership;
 mod merge;
+mod migrate;
 mod pool;
 mod refusal;
 mod sequences;
@@ -57,9 +61,14 @@ mod write;
 
 pub use catalog::parse_record as record_fields;
 pub use change::{Applied, Change, ChangedRow, OpId, OpOutcome, RowChange};
+pub use check::{Certificate, FoundDifference};
 pub use compare::{Comparison, Difference, MAX_DIFFERENCES, TableComparison, compare};
+pub use conflicts::{
+    Choice, ChooseError, Chosen, Conflict, ConflictColumn, ConflictState, HeldChange, Rule, set_rule,
+};
 pub use error::{ConnectError, NotApplied, ReadError, WriteError};
 pub use install::install;
+pub use migrate::migrate;
 pub use pool::MultiPool;
 pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
 pub use status::{Event, SideFault, SideState, SideStatus, Status};

@@ -22,7 +22,7 @@ use super::standstill::{self, Pulse};
 use super::write::{Job, Lane, Pending, Work};
 use super::{
     Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, Peers, PerSide, ReadError, SideFault, SideId,
-    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, membership, trim, votes,
+    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, membership, trim, votes,
 };
 use crate::config::{PoolConfig, ReadFrom};
 
@@ -109,6 +109,7 @@ impl MultiPool {
             catalog: Mutex::default(),
             pending: Pending::default(),
             events: Mutex::default(),
+            proof: Mutex::default(),
             tasks: Mutex::default(),
             config,
         });
@@ -125,13 +126,15 @@ impl MultiPool {
         }
         let inner = &pool.inner;
         let shared = || Arc::clone(inner);
-        let (deciding, voting, beating, trimming) = (shared(), shared(), shared(), shared());
+        let (deciding, voting, beating) = (shared(), shared(), shared());
+        let (trimming, checking) = (shared(), shared());
         inner.spawn("membership".into(), move || {
             membership::run(Arc::clone(&deciding))
         });
         inner.spawn("votes".into(), move || votes::run(Arc::clone(&voting)));
         inner.spawn("pulse".into(), move || standstill::run(Arc::clone(&beating)));
         inner.spawn("trim".into(), move || trim::run(Arc::clone(&trimming)));
+        inner.spawn("check".into(), move || check::run(Arc::clone(&checking)));
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         for number in 0..inner.config.write_lanes {
             let (writing, waiting) = (Arc::clone(inner), Arc::clone(&waiting));
@@ -144,6 +147,11 @@ impl MultiPool {
             .writable(Instant::now() + inner.config.probe_deadline * 3)
             .await;
         Ok(pool)
+    }
+
+    /// What the doors of other files in this room use.
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// Waits for the first probe of every side and refuses what can only be a mistake.
@@ -331,8 +339,14 @@ impl MultiPool {
             };
             let attempt = async {
                 let conn = Conn::open(&self.inner.sides[side].reads).await?;
-                let statement = conn.prepare(sql).await?;
-                Ok::<_, Failure>(conn.client()?.query(&statement, params).await?)
+                let asked = async {
+                    let statement = conn.prepare(sql).await?;
+                    Ok::<_, Failure>(conn.client()?.query(&statement, params).await?)
+                };
+                let answer = asked.await;
+                // Its plan may no longer fit the table: the next try is made on a connection that never saw it.
+                conn.set_busy(matches!(answer, Err(Failure::Repeat(Repeat::Contention))));
+                answer
             };
             let failure = tokio::select! {
                 result = timeout_at(deadline, attempt) => match result {
@@ -439,6 +453,7 @@ impl MultiPool {
         let view = inner.view();
         let members = view.epoch.members;
         let leader = members.leader().filter(|_| view.refusal.is_none());
+        let proof = lock(&inner.proof).clone();
         Status {
             instance: inner.config.instance.clone(),
             epoch: view.epoch.n,
@@ -469,6 +484,9 @@ impl MultiPool {
                 }
             }),
             votes: inner.assembly.votes(&view.epoch),
+            open_conflicts: proof.open_conflicts,
+            held_changes: proof.held,
+            certificate: proof.certificate,
             waiting_writes: inner.queue.max_capacity() - inner.queue.capacity(),
             events: lock(&inner.events).iter().cloned().collect(),
         }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{PerSide, SideId, SideSet, Votes};
+use super::{Certificate, PerSide, SideId, SideSet, Votes};
 
 /// ```text
 ///            ejected                    caught up, readmitted
@@ -120,6 +120,12 @@ pub struct Status {
     pub sides: PerSide<SideStatus>,
     /// Who votes on the next change of the active sides.
     pub votes: Votes,
+    /// Rows changed on two sides at once that wait for a person.
+    pub open_conflicts: i64,
+    /// Changes that a side refuses; they are tried again.
+    pub held_changes: i64,
+    /// What the latest background comparison found.
+    pub certificate: Option<Certificate>,
     /// Writes waiting for a lane.
     pub waiting_writes: usize,
     /// The latest events, oldest first.
@@ -138,7 +144,10 @@ pub(super) fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) ->
     serializer.collect_str(&time)
 }
 
-fn rfc3339_option<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339_option<S: serde::Serializer>(
+    time: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => rfc3339(time, serializer),
         None => serializer.serialize_none(),

@@ -20,6 +20,8 @@ DECLARE
     op uuid;
     key text;
     old_key text;
+    at_epoch bigint;
+    now_clock bigint;
 BEGIN
     IF ours AND current_setting('kambana.apply', true) IS NOT DISTINCT FROM 'on' THEN
         RETURN NULL;
@@ -28,26 +30,33 @@ BEGIN
         lane := 0;
         batch := pg_current_xact_id()::text::bigint;
         op := gen_random_uuid();
+        -- Never behind what this side has seen, whatever its clock says (a hybrid logical clock).
+        at_epoch := (SELECT e.n FROM kambana.epoch AS e);
+        now_clock := greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+                              (SELECT c.last_value FROM kambana.clock AS c) + 1);
+        PERFORM setval('kambana.clock', now_clock);
     ELSE
         batch := current_setting('kambana.batch')::bigint;
         op := current_setting('kambana.op')::uuid;
     END IF;
     IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key) VALUES (lane, batch, op, {name}, 'T', '');
+        INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, epoch, clock)
+        VALUES (lane, batch, op, {name}, 'T', '', at_epoch, now_clock);
         RETURN NULL;
     END IF;
     IF TG_OP <> 'INSERT' THEN
         old_key := ROW({old_key_values})::kambana.{key_type}::text;
     END IF;
     IF TG_OP = 'DELETE' THEN
-        INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key)
-        VALUES (lane, batch, op, {name}, 'D', old_key);
+        INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, epoch, clock)
+        VALUES (lane, batch, op, {name}, 'D', old_key, at_epoch, now_clock);
         RETURN NULL;
     END IF;
     key := ROW({new_key_values})::kambana.{key_type}::text;
-    INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, old_key, image)
+    INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, old_key, image, epoch, clock)
     VALUES (lane, batch, op, {name}, CASE TG_OP WHEN 'INSERT' THEN 'I' ELSE 'U' END, key,
-            nullif(old_key, key), ROW({new_values})::kambana.{row_type}::text);
+            nullif(old_key, key), ROW({new_values})::kambana.{row_type}::text,
+            at_epoch, now_clock);
     RETURN NULL;
 END
 $capture$;

@@ -41,6 +41,12 @@ const SETTLE_AFTER: Duration = Duration::from_millis(100);
 /// stand still with a lock in its hands.
 const LOCK_TRIES: u32 = 4;
 
+/// Merges before a write, or refusals of a follower, before the row counts as held (see `merge::held`).
+const HELD_TRIES: u32 = 5;
+
+/// After so many failures that only need repeating, a lane takes fresh connections.
+const STALE_AFTER: u32 = 3;
+
 /// Pause before work that met a deadlock or a moving epoch is repeated.
 const REPEAT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -86,6 +92,8 @@ enum Again {
     Contention,
     /// A side has changes of these rows that another lacks: bring them together first.
     Merge,
+    /// A follower refuses what the leader took.
+    Refused(SideId, SideFault),
     Catalog,
 }
 
@@ -186,7 +194,8 @@ impl Lane {
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
     async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
         let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
-        let (mut locked, mut merges, mut refused_by, mut looked) = (0, 0, None, false);
+        let (mut locked, mut merges, mut refused, mut contended) = (0, 0, 0, 0);
+        let (mut refused_by, mut looked) = (None, false);
         loop {
             // What is in doubt must be settled however long it takes; the caller was told "unknown" by then.
             let until = if in_doubt {
@@ -245,7 +254,27 @@ impl Lane {
                 return give_up(jobs, in_doubt, &NotApplied::Deadline);
             }
             tracing::debug!(?again, in_doubt, "a batch is repeated");
+            if (merges >= HELD_TRIES || refused >= HELD_TRIES) && !in_doubt {
+                // One row must not hold up those it was taken with, nor this lane.
+                if jobs.len() == 1 {
+                    return give_up(jobs, in_doubt, &NotApplied::Held);
+                }
+                for job in jobs {
+                    Box::pin(self.process(vec![job], false)).await;
+                }
+                return;
+            }
             match again {
+                // One of the rows, not the side; unless a probe finds that their structures differ.
+                Again::Refused(side, fault) => {
+                    refused += 1;
+                    tracing::debug!(%side, %fault, "a follower refuses a row");
+                    self.inner.sides[side].refit.store(true, Ordering::Release);
+                    self.inner.doubt(side);
+                    self.inner
+                        .wait_change(side, self.inner.config.probe_interval)
+                        .await;
+                }
                 Again::Trouble(side, fault) => {
                     tracing::debug!(%side, %fault, "a side failed in the middle of a batch");
                     if let SideFault::Unfit(why) = &fault {
@@ -267,7 +296,14 @@ impl Lane {
                     self.inner.refresh().await;
                     tokio::time::sleep(REPEAT_PAUSE).await;
                 }
-                Again::Contention => tokio::time::sleep(REPEAT_PAUSE).await,
+                Again::Contention => {
+                    contended += 1;
+                    // A plan that no longer fits its table fails for ever on the connection that keeps it.
+                    if contended % STALE_AFTER == 0 {
+                        self.conns = self.inner.sides.map(|_, _| None);
+                    }
+                    tokio::time::sleep(REPEAT_PAUSE).await;
+                }
                 Again::Locked => {
                     locked += 1;
                     if locked == LOCK_TRIES && !in_doubt {

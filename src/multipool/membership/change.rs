@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::multipool::connection::{Conn, Failure};
+use crate::multipool::connection::{Conn, Failure, words};
 use crate::multipool::epoch::{self, Epoch, Fence};
 use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::inner::Inner;
@@ -164,6 +164,21 @@ pub(super) async fn adopt(inner: &Inner, epoch: Epoch) {
         inner.event(format!(
             "the epoch cannot be kept on this instance's disk: {error}"
         ));
+    }
+    // Members that stay the same mean that the structure of the tables has changed (see `migrate`); so may steps that were
+    // not seen. Nobody writes in the new epoch before the new structure is read.
+    let known = inner.view().epoch;
+    let ordinary = epoch.parent == known.n && epoch.members != known.members;
+    if epoch.n > known.n && known.n > 0 && !ordinary {
+        let reader = epoch.members.and(inner.well()).leader();
+        let loaded = match reader {
+            Some(reader) => inner.load_catalog(reader).await.map_err(|f| (reader, f)),
+            None => return,
+        };
+        if let Err((side, failure)) = loaded {
+            tracing::warn!(%side, why = words(&failure), "the new structure of the tables cannot be read yet");
+            return inner.doubt(side);
+        }
     }
     let changed = inner.view.send_if_modified(|view| {
         let newer = epoch.n > view.epoch.n;

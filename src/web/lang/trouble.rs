@@ -21,6 +21,7 @@ TroubleTexts {
     decided_for: "the votes have decided to go on with the databases {0}, which this instance does not reach" => "les votes ont décidé de continuer avec les bases {0}, que cette instance n’atteint pas";
     no_memory: "this instance’s own record of the active databases cannot be read: {0}" => "le registre des bases actives tenu par cette instance est illisible : {0}";
     split: "the databases were made active apart from each other and may both have changes; a person must decide" => "les bases ont été activées séparément et peuvent avoir chacune des changements ; une personne doit décider";
+    held: "a change of this row that another program made in one database is refused by the other (see conflicts)" => "une modification de cette ligne, faite par un autre programme dans une base, est refusée par l’autre (voir les conflits)";
     locked: "another program holds a lock on this data" => "un autre programme verrouille ces données";
     deadline: "the databases did not answer in time" => "les bases n’ont pas répondu à temps";
     closing: "this instance is stopping" => "cette instance s’arrête";
