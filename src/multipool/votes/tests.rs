@@ -247,7 +247,7 @@ fn many_candidates_over_many_epochs_at_random() {
                     attempt: Uuid::from_u128(time),
                 };
                 // One in four believes the epoch before.
-                let old = children.get(&(current.parent)).is_some() && dice.below(4) == 0;
+                let old = children.contains_key(&current.parent) && dice.below(4) == 0;
                 let parent = match old {
                     true => children
                         .get(&(current.parent - 1))
