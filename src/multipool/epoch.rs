@@ -76,6 +76,12 @@ pub(super) struct Fence<'a> {
     client: &'a Client,
 }
 
+#[cfg(not(mutant = "skip_fence"))]
+const TAKE_FENCE: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE kambana.fence IN EXCLUSIVE MODE; \
+    SET LOCAL lock_timeout = '2s'";
+#[cfg(mutant = "skip_fence")]
+const TAKE_FENCE: &str = "BEGIN; SET LOCAL lock_timeout = '2s'";
+
 impl<'a> Fence<'a> {
     /// Begins a transaction and takes the fence, waiting at most 100 ms: an exclusive waiter makes every writer behind
     /// it wait too, so takers come back instead of queueing.
@@ -83,12 +89,7 @@ impl<'a> Fence<'a> {
     /// # Errors
     /// `Repeat::Locked` while writes are in flight; the transaction is rolled back.
     pub async fn take(client: &'a Client) -> Result<Fence<'a>, Failure> {
-        let taken = client
-            .batch_execute(
-                "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE kambana.fence IN EXCLUSIVE MODE; \
-                 SET LOCAL lock_timeout = '2s'",
-            )
-            .await;
+        let taken = client.batch_execute(TAKE_FENCE).await;
         if let Err(error) = taken {
             client.batch_execute("ROLLBACK").await?;
             return Err(error.into());

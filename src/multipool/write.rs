@@ -240,7 +240,8 @@ impl Lane {
                 }
                 Attempt::Again(again) => again,
             };
-            if Instant::now() >= until {
+            // A batch that has just come into doubt is settled by going on, whatever its deadline was.
+            if !in_doubt && Instant::now() >= until {
                 return give_up(jobs, in_doubt, &NotApplied::Deadline);
             }
             tracing::debug!(?again, in_doubt, "a batch is repeated");

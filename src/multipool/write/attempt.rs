@@ -277,10 +277,15 @@ impl Lane {
                     lane.conn_client(*side)?.batch_execute("COMMIT").await?;
                     reach(after).await
                 };
+                #[cfg(mutant = "commit_waits")]
+                return (*side, sent.await);
+                #[cfg(not(mutant = "commit_waits"))]
                 tokio::select! {
                     answer = sent => (*side, answer),
                     (_, fault) = inner.trouble(SideSet::EMPTY.with(*side)) => (*side, Err(Failure::Side(fault))),
-                    () = tokio::time::sleep(inner.config.op_deadline) => (*side, Err(Failure::Side(SideFault::Silent))),
+                    // Heartbeats are answered and this is not: the answer is lost, or the connection. Asking again, by name,
+                    // finds out sooner than waiting.
+                    () = tokio::time::sleep(inner.config.probe_deadline * 2) => (*side, Err(Failure::Side(SideFault::Silent))),
                 }
             });
             in_order(
@@ -310,6 +315,12 @@ impl Lane {
                     doubt = Some((side, fault));
                 }
             }
+        }
+        #[cfg(mutant = "ack_before_follower")]
+        let doubt = doubt.filter(|_| !self.unsettled);
+        #[cfg(mutant = "commit_error_means_abort")]
+        if doubt.is_some() {
+            return Attempt::Refused(WriteError::NotApplied(NotApplied::Deadline));
         }
         if let Some((side, fault)) = doubt {
             // The next attempt asks every member of the epoch of then by taking the same names again.

@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use super::attempt::{Collected, Reply, Sql, Stop, in_order, names, stop_own};
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
-use crate::multipool::connection::Failure;
+use crate::multipool::connection::{Failure, Repeat};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, ApplyParams, Arrays, place};
@@ -52,6 +52,11 @@ impl Lane {
         catalog: &Catalog,
     ) -> Result<Vec<(i64, i64)>, Stop> {
         let own = |failure| stop_own(side, failure);
+        // Behind the names, a lock that is not given is somebody else's lock on the rows, as on the leader.
+        let at_rows = |failure| match failure {
+            Failure::Repeat(Repeat::Locked) => Again::Locked.into(),
+            other => stop_own(side, other),
+        };
         let conn = self.conn(side)?;
         let client = conn.client().map_err(own)?;
         reach(Point::FollowBefore).await.map_err(own)?;
@@ -61,7 +66,7 @@ impl Lane {
         let guard = conn.prepare(GUARD_SQL).await.map_err(own)?;
         let mut prepared = Vec::with_capacity(plan.len());
         for apply in &plan {
-            prepared.push(conn.prepare(apply.sql).await.map_err(own)?);
+            prepared.push(conn.prepare(apply.sql).await.map_err(at_rows)?);
         }
         let (ids, digests) = names(jobs);
         let confirmed = self.confirmed_array();
@@ -118,14 +123,14 @@ impl Lane {
             .first()
             .map(|row| (row.get::<_, Option<i64>>(0), row.get::<_, i64>(1)))
         {
-            Some((Some(_), fresh)) if fresh == jobs.len() as i64 => {}
+            Some((Some(_), fresh)) if fresh == jobs.len() as i64 || cfg!(mutant = "no_dedup") => {}
             // The follower knows a name that the leader does not: another instance died between two commits.
             Some((Some(_), _)) => return Err(Again::Merge.into()),
             _ => return Err(Again::EpochMoved.into()),
         }
         let mut doubtful = Vec::new();
         for reply in replies {
-            if let Reply::Rows(rows) = reply.map_err(own)? {
+            if let Reply::Rows(rows) = reply.map_err(at_rows)? {
                 doubtful.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
             }
         }
