@@ -87,6 +87,8 @@ pub struct PoolConfig {
     pub lock_timeout: Duration,
     /// `JOURNAL_RETENTION_HOURS`: how long settled journal rows and outcomes of operations are kept.
     pub journal_retention: Duration,
+    /// `JOURNAL_MAX_ROWS`: so many journal rows are kept for a side that is out; above, it is given up and rebuilt.
+    pub journal_max_rows: i64,
 }
 
 /// Settings of the web application.
@@ -140,6 +142,7 @@ impl PoolConfig {
             probe_deadline: Duration::from_millis(1000),
             lock_timeout: Duration::from_millis(900),
             journal_retention: Duration::from_secs(24 * 3600),
+            journal_max_rows: 1_000_000,
         }
     }
 
@@ -188,6 +191,7 @@ impl PoolConfig {
             probe_deadline: ms("PROBE_DEADLINE_MS", d.probe_deadline)?,
             lock_timeout: ms("LOCK_TIMEOUT_MS", d.lock_timeout)?,
             journal_retention: Duration::from_secs(3600 * vars.or("JOURNAL_RETENTION_HOURS", 24u64)?),
+            journal_max_rows: vars.positive("JOURNAL_MAX_ROWS", d.journal_max_rows as usize)? as i64,
             sides: d.sides,
             instance: d.instance,
         })

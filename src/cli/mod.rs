@@ -4,6 +4,7 @@ mod compare;
 mod databases;
 mod init;
 mod local;
+mod rebuild;
 mod serve;
 mod status;
 mod up;
@@ -52,6 +53,7 @@ enum Command {
     Watch(watch::WatchArgs),
     Status(status::StatusArgs),
     Compare(compare::CompareArgs),
+    Rebuild(rebuild::RebuildArgs),
 }
 
 /// What a command found out.
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
             Command::Watch(args) => watch::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Compare(args) => compare::run(args).await,
+            Command::Rebuild(args) => rebuild::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.

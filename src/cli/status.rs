@@ -119,7 +119,7 @@ fn print(status: &Value) {
         let heartbeat = side["heartbeat_ms"].as_f64().map(|ms| format!("{ms:.1} ms"));
         table.add_row([
             format!("{name}{role}"),
-            text(&side["state"]).replace('_', " "),
+            state(side),
             text(&side["address"]),
             text(&side["server_version"]),
             heartbeat.unwrap_or_else(|| "-".into()),
@@ -135,6 +135,19 @@ fn print(status: &Value) {
             to_seconds(&text(&event["at"])),
             text(&event["what"])
         ));
+    }
+}
+
+/// The state, and how far a rebuild has come.
+fn state(side: &Value) -> String {
+    let rebuild = &side["rebuild"];
+    match rebuild["table"].as_str() {
+        Some(table) if !table.is_empty() => format!(
+            "rebuilding: {table}, {} rows of about {}",
+            text(&rebuild["rows"]),
+            text(&rebuild["about"])
+        ),
+        _ => text(&side["state"]).replace('_', " "),
     }
 }
 
@@ -200,6 +213,7 @@ mod tests {
                 seen_at: None,
                 open_rows: None,
                 caught_up_keys: 0,
+                rebuild: None,
             }),
             waiting_writes: 0,
             events: vec![],

@@ -17,7 +17,7 @@ use super::epoch::{self, Epoch, Fence};
 use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Found, Keys, Purpose, collect_keys, widen_truncates, write_images};
-use super::{SideFault, SideId};
+use super::{Loss, SideFault, SideId};
 
 /// Journal rows or operations copied in one transaction of the target.
 const CHUNK: i32 = 2000;
@@ -53,6 +53,12 @@ pub(super) async fn catch_up(
 ) -> Result<Caught, At> {
     if !renew_lease(inner, lead, other).await.map_err(|f| (lead, f))? {
         return Ok(Caught::ByAnother);
+    }
+    if merge::is_given_up(inner, lead, other)
+        .await
+        .map_err(|f| (lead, f))?
+    {
+        return Err((other, Failure::Side(SideFault::Lost(Loss::TooOld))));
     }
     same_structure(inner, lead, other).await?;
     let token = Uuid::new_v4();
@@ -104,7 +110,7 @@ async fn same_structure(inner: &Inner, lead: SideId, other: SideId) -> Result<()
 }
 
 /// Takes or renews the right to repair a side, by the leader's clock. Only politeness: correctness rests on the token.
-async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool, Failure> {
+pub(super) async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool, Failure> {
     let conn = Conn::open(&inner.sides[lead].writes).await?;
     let sql = format!(
         "-- catch_up::renew_lease()\nINSERT INTO kambana.repair AS r (side, holder, until) \
@@ -119,7 +125,7 @@ async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool,
         == 1)
 }
 
-async fn release_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<(), Failure> {
+pub(super) async fn release_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<(), Failure> {
     let conn = Conn::open(&inner.sides[lead].writes).await?;
     conn.client()?
         .execute(

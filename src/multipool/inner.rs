@@ -1,7 +1,7 @@
 //! What the doors and the background tasks share: connections, and what is known about every side.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +15,7 @@ use super::catalog::{Catalog, Fingerprint};
 use super::connection::{Conn, Failure};
 use super::epoch::{Epoch, StateFile};
 use super::health::Health;
+use super::lineage::Looked;
 use super::write::{Job, Pending};
 use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet};
 use crate::config::PoolConfig;
@@ -31,6 +32,22 @@ pub(super) struct Side {
     /// Keys copied in the current catch-up.
     pub caught_up_keys: watch::Sender<u64>,
     pub open_rows: watch::Sender<Option<i64>>,
+    /// The server that may be used, once the prober has looked at it.
+    pub looked: Arc<Looked>,
+    /// The highest mark this side is known to have answered.
+    pub highest_mark: AtomicI64,
+    /// The journal no longer holds what this side misses.
+    pub given_up: AtomicBool,
+}
+
+impl Side {
+    pub fn mark(&self) -> i64 {
+        self.highest_mark.load(Ordering::Acquire)
+    }
+
+    pub fn learn_mark(&self, mark: i64) {
+        self.highest_mark.fetch_max(mark, Ordering::AcqRel);
+    }
 }
 
 /// What writers act on.
@@ -38,6 +55,8 @@ pub(super) struct Side {
 pub(super) struct View {
     /// `n` is 0 until a membership is known.
     pub epoch: Epoch,
+    /// When this instance made it its own.
+    pub adopted: Option<std::time::Instant>,
     /// Why writes are refused, if they are.
     pub refusal: Option<NotApplied>,
     /// The side being caught up.
@@ -148,6 +167,15 @@ impl Inner {
             epoch,
             what,
         });
+    }
+
+    /// What is known of the marks of all other sides, for one of them to remember.
+    pub fn marks_but(&self, side: SideId) -> (Vec<String>, Vec<i64>) {
+        self.sides
+            .iter()
+            .filter(|(other, state)| *other != side && state.mark() > 0)
+            .map(|(other, state)| (other.to_string(), state.mark()))
+            .unzip()
     }
 
     /// Asks for a probe of a side that made trouble.

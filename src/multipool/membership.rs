@@ -4,6 +4,7 @@
 //! would gather grants.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -14,13 +15,17 @@ use super::connection::{Conn, Failure, words};
 use super::epoch::{self, Epoch, Fence};
 use super::inner::Inner;
 use super::merge::{self, Purpose};
-use super::{NotApplied, PerSide, SideFault, SideId, SideSet, health, sequences};
+use super::rebuild::{self, Order, Rebuilt};
+use super::{Loss, NotApplied, PerSide, SideFault, SideId, SideSet, health, sequences};
 
 /// The task looks again after this long even if nothing stirred.
 const TICK: Duration = Duration::from_millis(500);
 
 /// Pause before a repair that failed is tried again.
 const REPAIR_PAUSE: Duration = Duration::from_millis(500);
+
+/// Pause before a rebuild that was refused is tried again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long an ejection tries to get the fence of the survivor.
 const EJECT_DEADLINE: Duration = Duration::from_secs(4);
@@ -40,6 +45,10 @@ struct Seen {
     others_reach: SideSet,
     /// It may be we who cannot hear it (see [`ours_alone`]): since when.
     silent: Option<std::time::Instant>,
+    /// It answers, but has to be rebuilt.
+    lost: Option<Loss>,
+    /// What is known of it is older than the epoch: it may have been readmitted since.
+    stale: bool,
 }
 
 /// What to do next.
@@ -51,7 +60,7 @@ enum Action {
     Adopt(Epoch),
     /// No side may be written.
     Refuse(NotApplied),
-    /// A member is silent, but so may all be: it could be this machine that stands still. Ask the others first.
+    /// A member is silent, but so may all be: it could be this machine that stands still. Ask these first.
     AskOthers(SideSet),
     /// These members are in trouble; others go on without them.
     Eject(SideSet),
@@ -59,6 +68,8 @@ enum Action {
     Align { side: SideId, from: SideId },
     /// A side that is out answers again.
     CatchUp(SideId),
+    /// A side that is out answers again, and what it holds cannot be caught up.
+    Rebuild(SideId, Loss),
     /// Something on an active side waits for another.
     Sweep,
 }
@@ -67,7 +78,8 @@ enum Action {
 ///
 /// The data rule: only a side that stores the latest known epoch and is a member of it may be written. A side that was
 /// out when the last write was made stores an older epoch.
-fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action {
+/// `rebuilding`: one is under way, or is not to be begun just now.
+fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant, rebuilding: bool) -> Action {
     let newest = sides
         .iter()
         .filter(|(_, s)| s.well)
@@ -86,8 +98,13 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action
     let current = |side: &SideId| sides[*side].epoch.is_some_and(|e| e.n == epoch.n);
     let authority: SideSet = epoch.members.and(well).iter().filter(current).collect();
     if authority.is_empty() {
+        let lost = sides
+            .iter()
+            .filter(|(_, s)| s.lost.is_some())
+            .map(|(side, _)| side);
         return Action::Refuse(
             well.iter()
+                .chain(lost)
                 .next()
                 .map_or(NotApplied::NoSide, NotApplied::NoAuthority),
         );
@@ -102,6 +119,10 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action
     }
     let dead = epoch.members.minus(well);
     if !dead.is_empty() {
+        let stale: SideSet = dead.iter().filter(|side| sides[*side].stale).collect();
+        if !stale.is_empty() {
+            return Action::AskOthers(stale);
+        }
         // A side that others hear is not dead; it is we who are cut off from it.
         let silent = |side: &SideId| sides[*side].silent.is_some();
         let heard = |side: &SideId| {
@@ -135,8 +156,16 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action
     if let (Some(side), Some(from)) = (epoch.members.minus(authority).leader(), authority.leader()) {
         return Action::Align { side, from };
     }
-    if let Some(side) = well.minus(epoch.members).iter().next() {
+    let out = |lost: bool| {
+        sides.iter().find(move |(side, s)| {
+            !epoch.members.contains(*side) && s.lost.is_some() == lost && (s.well || lost)
+        })
+    };
+    if let Some((side, _)) = out(false) {
         return Action::CatchUp(side);
+    }
+    if let Some((side, Seen { lost: Some(loss), .. })) = out(true).filter(|_| !rebuilding) {
+        return Action::Rebuild(side, *loss);
     }
     match epoch.members.iter().any(|side| sides[side].leftovers) {
         true => Action::Sweep,
@@ -145,6 +174,7 @@ fn next(epoch: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action
 }
 
 fn look(inner: &Inner) -> PerSide<Seen> {
+    let adopted = inner.view.borrow().adopted;
     inner.sides.map(|_, side| {
         let health = side.health.borrow();
         Seen {
@@ -154,6 +184,14 @@ fn look(inner: &Inner) -> PerSide<Seen> {
             answered: health.answered,
             others_reach: health.others_reach,
             silent: health.doubted.filter(|_| ours_alone(health.fault.as_ref())),
+            stale: health
+                .began
+                .is_none_or(|began| adopted.is_some_and(|at| began < at)),
+            lost: match &health.fault {
+                Some(SideFault::Lost(loss)) => Some(*loss),
+                None if side.given_up.load(Ordering::Acquire) => Some(Loss::TooOld),
+                _ => None,
+            },
         }
     })
 }
@@ -163,40 +201,40 @@ fn ours_alone(fault: Option<&SideFault>) -> bool {
     matches!(fault, Some(SideFault::Silent | SideFault::Refused(_)))
 }
 
-/// A repair in progress beside the decisions.
+/// What is being repaired beside the decisions. A rebuild takes its time and must not hold up the rest.
+#[derive(Default)]
+struct Repairs {
+    small: Option<Repair>,
+    rebuild: Option<Repair>,
+    /// Not before: the last one failed.
+    small_after: Option<Instant>,
+    rebuild_after: Option<Instant>,
+}
+
+/// A repair in progress.
 struct Repair {
-    handle: JoinHandle<Result<(), (SideId, Failure)>>,
+    handle: JoinHandle<Result<Duration, (SideId, Failure)>>,
     what: String,
 }
 
 /// The named background task `membership`.
 pub(super) async fn run(inner: Arc<Inner>) {
     let mut remembered = false;
-    let mut repair: Option<Repair> = None;
-    let mut not_before = Instant::now();
+    let mut repairs = Repairs::default();
     let mut last_failure = String::new();
     loop {
-        if let Some(ended) = repair.take_if(|r| r.handle.is_finished()) {
-            match ended.handle.await {
-                Ok(Ok(())) => last_failure.clear(),
-                Ok(Err((side, failure))) => {
-                    not_before = Instant::now() + REPAIR_PAUSE;
-                    let text = format!("{} failed at side {side}: {}", ended.what, words(&failure));
-                    if matches!(failure, Failure::Repeat(_)) {
-                        tracing::debug!("{text}");
-                    } else if text != last_failure {
-                        inner.event(&text);
-                        last_failure = text;
-                    }
-                    inner.doubt(side);
-                }
-                Err(error) => inner.event(format!("{} ended in a panic: {error}", ended.what)),
-            }
+        if let Some(ended) = repairs.small.take_if(|r| r.handle.is_finished()) {
+            let pause = ended.outcome(&inner, &mut last_failure).await;
+            repairs.small_after = Some(Instant::now() + pause);
             inner.view.send_modify(|view| view.catching_up = None);
+        }
+        if let Some(ended) = repairs.rebuild.take_if(|r| r.handle.is_finished()) {
+            let pause = ended.outcome(&inner, &mut last_failure).await;
+            repairs.rebuild_after = Some(Instant::now() + pause);
         }
         remembered = remembered || remember(&inner);
         if remembered {
-            step(&inner, &mut repair, not_before).await;
+            step(&inner, &mut repairs).await;
         }
         tokio::select! {
             () = inner.stir.notified() => {}
@@ -204,8 +242,35 @@ pub(super) async fn run(inner: Arc<Inner>) {
             () = inner.closed() => break,
         }
     }
-    if let Some(repair) = repair {
+    for repair in [repairs.small, repairs.rebuild].into_iter().flatten() {
         repair.handle.abort();
+    }
+}
+
+impl Repair {
+    /// Says how a finished repair ended, and how long to wait before the next one.
+    async fn outcome(self, inner: &Inner, last_failure: &mut String) -> Duration {
+        match self.handle.await {
+            Ok(Ok(pause)) => {
+                last_failure.clear();
+                pause
+            }
+            Ok(Err((side, failure))) => {
+                let text = format!("{} failed at side {side}: {}", self.what, words(&failure));
+                if matches!(failure, Failure::Repeat(_)) {
+                    tracing::debug!("{text}");
+                } else if text != *last_failure {
+                    inner.event(&text);
+                    *last_failure = text;
+                }
+                inner.doubt(side);
+                REPAIR_PAUSE
+            }
+            Err(error) => {
+                inner.event(format!("{} ended in a panic: {error}", self.what));
+                REPAIR_PAUSE
+            }
+        }
     }
 }
 
@@ -231,9 +296,11 @@ fn remember(inner: &Inner) -> bool {
 }
 
 /// One decision and what follows from it.
-async fn step(inner: &Arc<Inner>, repair: &mut Option<Repair>, not_before: Instant) {
+async fn step(inner: &Arc<Inner>, repairs: &mut Repairs) {
     let epoch = inner.view().epoch;
-    let action = next(&epoch, &look(inner), std::time::Instant::now());
+    let waits = |after: Option<Instant>| after.is_some_and(|after| Instant::now() < after);
+    let rebuilding = repairs.rebuild.is_some() || waits(repairs.rebuild_after);
+    let action = next(&epoch, &look(inner), std::time::Instant::now(), rebuilding);
     if !matches!(action, Action::Refuse(_) | Action::Adopt(_)) {
         allow(inner, &epoch).await;
     }
@@ -255,10 +322,11 @@ async fn step(inner: &Arc<Inner>, repair: &mut Option<Repair>, not_before: Insta
             }
         },
         Action::Align { .. } | Action::CatchUp(_) | Action::Sweep => {
-            if repair.is_none() && Instant::now() >= not_before {
-                *repair = Some(start_repair(inner, epoch, &action));
+            if repairs.small.is_none() && !waits(repairs.small_after) {
+                repairs.small = Some(start_repair(inner, epoch, &action));
             }
         }
+        Action::Rebuild(..) => repairs.rebuild = Some(start_repair(inner, epoch, &action)),
     }
 }
 
@@ -279,10 +347,20 @@ fn start_repair(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair {
                 Work::CatchUp { side: *side, from },
             )
         }
+        (Action::Rebuild(side, loss), Some(from)) => (
+            format!("the rebuild of side {side}"),
+            Work::Rebuild {
+                side: *side,
+                from,
+                loss: *loss,
+            },
+        ),
         _ => ("the sweep".to_owned(), Work::Sweep),
     };
     let busy = match work {
         Work::Align { side, from } | Work::CatchUp { side, from } => SideSet::EMPTY.with(side).with(from),
+        // The side itself is in trouble all the while.
+        Work::Rebuild { from, .. } => SideSet::EMPTY.with(from),
         Work::Sweep => epoch.members,
     };
     let task = {
@@ -308,10 +386,12 @@ fn start_repair(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair {
 enum Work {
     Align { side: SideId, from: SideId },
     CatchUp { side: SideId, from: SideId },
+    Rebuild { side: SideId, from: SideId, loss: Loss },
     Sweep,
 }
 
-async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Result<(), (SideId, Failure)> {
+/// Returns how long to wait before the next one.
+async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Result<Duration, (SideId, Failure)> {
     match work {
         Work::Align { side, from } => {
             merge::merge(inner, &epoch, from, side, Purpose::Align).await?;
@@ -328,6 +408,21 @@ async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Result<(), (SideId, 
             }
             Caught::ByAnother => tracing::debug!(%side, "another instance is catching it up"),
         },
+        Work::Rebuild { side, from, loss } => {
+            tracing::info!(%side, %from, %loss, "a side is rebuilt");
+            let order = Order { loss, consent: false };
+            match rebuild::rebuild(inner, &epoch, from, side, order).await? {
+                Rebuilt::Copied(rows) => inner.event(format!(
+                    "side {side} was rebuilt from side {from}: {rows} rows copied ({loss})"
+                )),
+                Rebuilt::ByAnother => tracing::debug!(%side, "another instance is rebuilding it"),
+                Rebuilt::Refused(why) => {
+                    inner.event(format!("side {side} is not rebuilt: {why}"));
+                    return Ok(REFUSED_PAUSE);
+                }
+            }
+            return Ok(REPAIR_PAUSE);
+        }
         Work::Sweep => {
             let copied = merge::sweep(inner, &epoch).await?;
             if copied > 0 {
@@ -337,7 +432,7 @@ async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Result<(), (SideId, 
             }
         }
     }
-    Ok(())
+    Ok(Duration::ZERO)
 }
 
 /// Sides that have just stored this epoch, so that the next decision need not wait for their heartbeats.
@@ -364,6 +459,7 @@ async fn adopt(inner: &Inner, epoch: Epoch) {
         let newer = epoch.n > view.epoch.n;
         if newer {
             view.epoch = epoch;
+            view.adopted = Some(std::time::Instant::now());
         }
         newer
     });

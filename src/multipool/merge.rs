@@ -9,13 +9,16 @@ mod ledger;
 mod open;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
+use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::catalog::Catalog;
 use super::connection::{Conn, Failure};
 use super::epoch::{self, Epoch, Fence};
 use super::inner::Inner;
-use super::{SideId, sequences};
+use super::{Loss, SideFault, SideId, sequences};
 pub(super) use copy::{Found, Keys, collect_keys, images, widen_truncates, write_images};
 use copy::{copy, no_foreign_write};
 use ledger::{Batches, keep_conflicts, ledger, settle};
@@ -115,6 +118,43 @@ pub(super) async fn merge(
     Ok(copied)
 }
 
+/// Whether the journal of this side no longer holds what `other` misses.
+pub(super) async fn given_up(client: &Client, other: SideId) -> Result<bool, Failure> {
+    let row = client
+        .query_opt(
+            "-- merge::given_up()\nSELECT given_up FROM kambana.mark WHERE side = $1",
+            &[&other.to_string()],
+        )
+        .await?;
+    Ok(row.is_some_and(|row| row.get(0)))
+}
+
+/// As [`given_up`], asked at a side; what is found is remembered for the next decision.
+pub(super) async fn is_given_up(inner: &Inner, at: SideId, other: SideId) -> Result<bool, Failure> {
+    let conn = Conn::open(&inner.sides[at].writes).await?;
+    let found = given_up(conn.client()?, other).await?;
+    inner.sides[other].given_up.store(found, Ordering::Release);
+    Ok(found)
+}
+
+/// Keeps both images of everything that only `other` has, for its journal is about to be lost. `None`: there are more
+/// than `most` rows.
+pub(super) async fn keep_open(
+    catalog: &Catalog,
+    (lead, a): (SideId, &Client),
+    (other, b): (SideId, &Client),
+    most: i64,
+) -> Result<Option<()>, (SideId, Failure)> {
+    if open::count(b, lead, most).await.map_err(|f| (other, f))? > most {
+        return Ok(None);
+    }
+    let mut open_b = open(b, lead, None).await.map_err(|f| (other, f))?;
+    let on_a = present(a, &open_b).await.map_err(|f| (lead, f))?;
+    keep_missing(&mut open_b, &on_a);
+    keep_conflicts(catalog, (lead, a), (other, b), open_b.entries.iter()).await?;
+    Ok(Some(()))
+}
+
 fn moved(side: SideId, found: &Epoch) -> (SideId, Failure) {
     tracing::debug!(%side, n = found.n, "the epoch moved before a merge");
     (side, Failure::Repeat(super::connection::Repeat::Contention))
@@ -153,6 +193,9 @@ async fn under_fences(
             )
             .await
             .map_err(|e| say(e.into()))?;
+    }
+    if matches!(purpose, Purpose::Readmit { .. }) && given_up(a, other).await.map_err(at_a)? {
+        return Err((other, Failure::Side(SideFault::Lost(Loss::TooOld))));
     }
     let since = match purpose {
         Purpose::Readmit { snapshot, .. } => Some(snapshot.as_str()),

@@ -6,7 +6,8 @@
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
 //! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
-//! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
+//! - `lineage`: whether a returned side is what it was. `merge` and `catch_up`: bringing sides together again;
+//!   `rebuild`: copying a side that was lost.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
 //! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
 //!
@@ -36,9 +37,11 @@ mod health;
 mod inner;
 mod install;
 mod journal;
+mod lineage;
 mod membership;
 mod merge;
 mod pool;
+mod rebuild;
 mod sequences;
 mod side;
 mod statement;
@@ -54,7 +57,8 @@ pub use compare::{Comparison, Difference, MAX_DIFFERENCES, TableComparison, comp
 pub use error::{ConnectError, NotApplied, ReadError, WriteError};
 pub use install::install;
 pub use pool::MultiPool;
+pub use rebuild::{Ended, rebuild_side};
 pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
-pub use status::{Event, SideFault, SideState, SideStatus, Status};
+pub use status::{Event, Loss, Progress, SideFault, SideState, SideStatus, Status};
 pub use transaction::Tx;
 pub use value::{Fields, Value};

@@ -1,6 +1,6 @@
 //! The pool: connections, what is known, and the public doors.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use super::connection::{self, Conn, Failure, Purpose, Repeat};
 use super::epoch::{Epoch, StateFile};
 use super::health::{self, Health};
 use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
+use super::lineage::Looked;
 use super::write::{Job, Lane, Pending, Work};
 use super::{
-    Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
+    Applied, Change, ConnectError, Loss, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
     SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, membership, trim,
 };
 use crate::config::{PoolConfig, ReadFrom};
@@ -45,6 +46,28 @@ impl MultiPool {
     /// Wrong identity or lineage, unsafe settings, missing schema, refused login, unreadable state file: by side and
     /// with what to do.
     pub async fn connect(config: PoolConfig) -> Result<MultiPool, ConnectError> {
+        let (pool, waiting) = MultiPool::probing(config)?;
+        if let Err(error) = pool.first_look().await {
+            pool.close().await;
+            return Err(error);
+        }
+        let inner = &pool.inner;
+        inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
+        inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
+        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+        for number in 0..inner.config.write_lanes {
+            let lane = Lane::new(Arc::clone(inner), Arc::clone(&waiting));
+            inner.spawn(format!("lane {number}"), lane.run());
+        }
+        // The first membership is there at once when a side answers; otherwise writes are refused until one does.
+        let _ = inner
+            .writable(Instant::now() + inner.config.probe_deadline * 3)
+            .await;
+        Ok(pool)
+    }
+
+    /// A pool that only looks at the sides: for [`MultiPool::connect`], and for a command that repairs one.
+    pub(super) fn probing(config: PoolConfig) -> Result<(MultiPool, mpsc::Receiver<Job>), ConnectError> {
         if config.sides.count() < 2 {
             return Err(ConnectError(
                 "a pool needs at least two databases (DB1_* and DB2_*)".into(),
@@ -56,14 +79,21 @@ impl MultiPool {
             let bad = |why| ConnectError(format!("side {side}: {why}"));
             // Lanes, the repairer, and a few for status and trimming.
             let writes = config.write_lanes + 6;
+            let looked = Arc::new(Looked::default());
+            let pool = |purpose, size| {
+                connection::pool(settings, &config, purpose, size, Arc::clone(&looked)).map_err(bad)
+            };
             sides.push(Side {
-                reads: connection::pool(settings, &config, Purpose::Read, config.pool_size).map_err(bad)?,
-                writes: connection::pool(settings, &config, Purpose::Write, writes).map_err(bad)?,
+                reads: pool(Purpose::Read, config.pool_size)?,
+                writes: pool(Purpose::Write, writes)?,
                 health: watch::Sender::new(Health::default()),
                 doubted: Notify::new(),
                 refit: AtomicBool::new(false),
                 caught_up_keys: watch::Sender::new(0),
                 open_rows: watch::Sender::new(None),
+                highest_mark: AtomicI64::new(0),
+                given_up: AtomicBool::new(false),
+                looked,
             });
         }
         let mut sides = sides.into_iter();
@@ -84,6 +114,7 @@ impl MultiPool {
             lineage: OnceLock::new(),
             view: watch::Sender::new(View {
                 epoch: nothing,
+                adopted: None,
                 refusal: Some(NotApplied::NoSide),
                 catching_up: None,
             }),
@@ -100,45 +131,30 @@ impl MultiPool {
         for side in inner.sides.ids() {
             inner.spawn(format!("health {side}"), health::run(Arc::clone(&inner), side));
         }
-        let pool = MultiPool { inner };
-        if let Err(error) = pool.first_look().await {
-            pool.close().await;
-            return Err(error);
-        }
-        let inner = &pool.inner;
-        inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
-        inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
-        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
-        for number in 0..inner.config.write_lanes {
-            let lane = Lane::new(Arc::clone(inner), Arc::clone(&waiting));
-            inner.spawn(format!("lane {number}"), lane.run());
-        }
-        // The first membership is there at once when a side answers; otherwise writes are refused until one does.
-        let _ = inner
-            .writable(Instant::now() + inner.config.probe_deadline * 3)
-            .await;
-        Ok(pool)
+        Ok((MultiPool { inner }, waiting))
+    }
+
+    /// What the tasks share.
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     /// Waits for the first probe of every side and refuses what can only be a mistake.
     async fn first_look(&self) -> Result<(), ConnectError> {
-        for (side, state) in self.inner.sides.iter() {
-            let mut health = state.health.subscribe();
-            let probed = timeout(
-                self.inner.config.probe_deadline * 4,
-                health.wait_for(|h| h.rounds > 0),
-            )
-            .await;
-            if !matches!(probed, Ok(Ok(_))) {
-                return Err(ConnectError(format!("side {side} could not be probed")));
-            }
-        }
+        self.probed().await?;
         let faults: Vec<(SideId, SideFault)> = self
             .inner
             .sides
             .ids()
             .filter_map(|side| Some((side, self.inner.health(side).fault?)))
             .collect();
+        let bare =
+            |(_, fault): &(SideId, SideFault)| matches!(fault, SideFault::Lost(Loss::Empty | Loss::Stripped));
+        if faults.len() == self.inner.sides.count() && faults.iter().all(bare) {
+            return Err(ConnectError(
+                "schema kambana is missing on every side; on new databases run `kambana init` first".into(),
+            ));
+        }
         let members = self.known_members();
         for (side, fault) in faults.iter().filter(|(side, _)| members.contains(*side)) {
             // A wrong setting here must not look like a broken side there. What is wrong with a side that is out
@@ -151,6 +167,22 @@ impl MultiPool {
             self.inner.state_file.load(*lineage).map_err(ConnectError)?;
         }
         self.same_structure(members).await
+    }
+
+    /// Waits for the first probe of every side.
+    pub(super) async fn probed(&self) -> Result<(), ConnectError> {
+        for (side, state) in self.inner.sides.iter() {
+            let mut health = state.health.subscribe();
+            let probed = timeout(
+                self.inner.config.probe_deadline * 4,
+                health.wait_for(|h| h.rounds > 0),
+            )
+            .await;
+            if !matches!(probed, Ok(Ok(_))) {
+                return Err(ConnectError(format!("side {side} could not be probed")));
+            }
+        }
+        Ok(())
     }
 
     /// The active sides, by what the sides that answer say; all of them before anybody has said anything.
@@ -408,14 +440,20 @@ impl MultiPool {
                 let health = state.health.borrow().clone();
                 let settings = &inner.config.sides[side];
                 let active = members.contains(side);
+                let waits = match state.given_up.load(Ordering::Acquire) {
+                    true => SideFault::Lost(Loss::TooOld),
+                    false => SideFault::Behind,
+                };
                 SideStatus {
                     state: match (active, view.catching_up == Some(side)) {
                         (true, _) => SideState::Active,
                         (false, true) => SideState::CatchingUp,
+                        (false, false) if health.rebuild.is_some() => SideState::Rebuilding,
                         (false, false) => SideState::Out,
                     },
                     leader: leader == Some(side),
-                    fault: health.fault.or((!active).then_some(SideFault::Behind)),
+                    fault: health.fault.or((!active).then_some(waits)),
+                    rebuild: health.rebuild.filter(|_| !active),
                     address: format!("{}:{}/{}", settings.host, settings.port, settings.database),
                     server_version: health.server_version,
                     heartbeat_ms: health.heartbeat_ms,

@@ -31,6 +31,39 @@ fn sides(seen: &[(bool, i64, &str)]) -> PerSide<Seen> {
 }
 
 #[test]
+fn a_lost_side_is_rebuilt_and_never_believed() {
+    let now = std::time::Instant::now();
+    let b: SideId = "b".parse().unwrap();
+    let mut seen = sides(&[(true, 2, "a"), (false, 1, "ab")]);
+    seen[b].lost = Some(Loss::Restored);
+    let rebuild = Action::Rebuild(b, Loss::Restored);
+    assert_eq!(next(&epoch(2, "a"), &seen, now, false), rebuild);
+    assert_eq!(next(&epoch(2, "a"), &seen, now, true), Action::Rest);
+    // Well, but the journal no longer holds what it misses.
+    seen[b].well = true;
+    assert_eq!(next(&epoch(2, "a"), &seen, now, false), rebuild);
+    // A member that went back in time is put out first, whoever leads.
+    seen[b].well = false;
+    let member = |seen: &PerSide<Seen>| next(&epoch(1, "ab"), seen, now, false);
+    seen["a".parse().unwrap()].epoch = Some(epoch(1, "ab"));
+    assert_eq!(member(&seen), Action::Eject(set("b")));
+    // Alone, it is no authority.
+    seen["a".parse().unwrap()].well = false;
+    assert_eq!(member(&seen), Action::Refuse(NotApplied::NoAuthority(b)));
+}
+
+#[test]
+fn a_side_is_not_ejected_for_what_was_seen_before_it_was_readmitted() {
+    let now = std::time::Instant::now();
+    let mut seen = sides(&[(true, 3, "ab"), (false, 2, "a")]);
+    seen["b".parse().unwrap()].stale = true;
+    assert_eq!(
+        next(&epoch(3, "ab"), &seen, now, false),
+        Action::AskOthers(set("b"))
+    );
+}
+
+#[test]
 fn decisions() {
     let now = std::time::Instant::now();
     let (a, b): (SideId, SideId) = ("a".parse().unwrap(), "b".parse().unwrap());
@@ -79,32 +112,45 @@ fn decisions() {
             Action::Refuse(NotApplied::NoAuthority(b)),
         ),
     ] {
-        assert_eq!(next(&known, &sides(&seen), now), action, "{known:?} {seen:?}");
+        assert_eq!(
+            next(&known, &sides(&seen), now, false),
+            action,
+            "{known:?} {seen:?}"
+        );
     }
     let mut split = sides(&[(true, 2, "a"), (true, 2, "b")]);
     assert_eq!(
-        next(&epoch(2, "a"), &split, now),
+        next(&epoch(2, "a"), &split, now, false),
         Action::Refuse(NotApplied::Split)
     );
     split[b].well = false;
-    assert_eq!(next(&epoch(2, "a"), &split, now), Action::Rest);
+    assert_eq!(next(&epoch(2, "a"), &split, now, false), Action::Rest);
     // Silence counts when somebody else has answered since it began.
     let began = now;
     let mut silence = sides(&[(true, 1, "ab"), (false, 1, "ab")]);
     silence[b].silent = Some(began);
     silence[a].answered = Some(began);
-    assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::AskOthers(set("a")));
+    assert_eq!(
+        next(&epoch(1, "ab"), &silence, now, false),
+        Action::AskOthers(set("a"))
+    );
     silence[a].answered = Some(began + Duration::from_millis(1));
-    assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::Eject(set("b")));
+    assert_eq!(
+        next(&epoch(1, "ab"), &silence, now, false),
+        Action::Eject(set("b"))
+    );
     silence[a].others_reach = set("ab");
     // Others hear it: perhaps they have not noticed yet; after a while it is we who are cut off.
-    assert_eq!(next(&epoch(1, "ab"), &silence, now), Action::AskOthers(set("a")));
+    assert_eq!(
+        next(&epoch(1, "ab"), &silence, now, false),
+        Action::AskOthers(set("a"))
+    );
     let later = now + ISOLATED_AFTER * 2;
     assert_eq!(
-        next(&epoch(1, "ab"), &silence, later),
+        next(&epoch(1, "ab"), &silence, later, false),
         Action::Refuse(NotApplied::Isolated(b))
     );
     let mut leftovers = sides(&[(true, 1, "ab"), (true, 1, "ab")]);
     leftovers[b].leftovers = true;
-    assert_eq!(next(&epoch(1, "ab"), &leftovers, now), Action::Sweep);
+    assert_eq!(next(&epoch(1, "ab"), &leftovers, now, false), Action::Sweep);
 }
