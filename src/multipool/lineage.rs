@@ -17,13 +17,15 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::time::timeout;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use super::connection::{self, Failure, Purpose};
 use super::inner::{Inner, lock};
 use super::journal::place;
-use super::{Loss, SideFault, SideId, install};
+use super::{Loss, SideFault, SideId, SideSet, install};
 
 /// A side made anew starts this far above everything remembered of it: more heartbeats than go unnoticed.
 pub(super) const JUMP: i64 = 1_000_000;
@@ -145,6 +147,38 @@ pub(super) async fn check(inner: &Inner, side: SideId, client: &Client) -> Resul
     Ok(())
 }
 
+/// Which pool this is: what most sides say, and if they are of two minds, what this instance's file says, or the first
+/// side. One wrong `DB*_` setting must not make strangers of all the others.
+pub(super) async fn find(inner: &Inner, strangers: SideSet) -> Option<Uuid> {
+    let asked = inner.sides.all().minus(strangers);
+    let said = join_all(asked.iter().map(|side| async move {
+        let asked = async {
+            let client = connection::connect(&inner.config, side, Purpose::Write).await?;
+            install::identity(&client).await
+        };
+        match timeout(inner.config.probe_deadline, asked).await {
+            Ok(Ok(identity)) => identity.map(|identity| identity.lineage),
+            _ => None,
+        }
+    }));
+    let said: Vec<Uuid> = said.await.into_iter().flatten().collect();
+    most(&said, inner.state_file.lineage())
+}
+
+fn most(said: &[Uuid], remembered: Option<Uuid>) -> Option<Uuid> {
+    let votes = |lineage: &Uuid| said.iter().filter(|other| *other == lineage).count();
+    let place = |lineage: &Uuid| said.iter().position(|other| other == lineage);
+    said.iter()
+        .max_by_key(|lineage| {
+            (
+                votes(lineage),
+                remembered == Some(**lineage),
+                std::cmp::Reverse(place(lineage)),
+            )
+        })
+        .copied()
+}
+
 /// A side that went back in time.
 pub(super) fn restored() -> Failure {
     Failure::Side(SideFault::Lost(Loss::Restored))
@@ -153,6 +187,15 @@ pub(super) fn restored() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_wrong_setting_makes_no_strangers_of_the_others() {
+        let [x, y] = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        assert_eq!(most(&[], Some(x)), None);
+        assert_eq!(most(&[x, y, y], Some(x)), Some(y));
+        assert_eq!(most(&[x, y], Some(y)), Some(y));
+        assert_eq!(most(&[y, x], None), Some(y));
+    }
 
     #[test]
     fn only_the_server_that_was_looked_at_is_known() {

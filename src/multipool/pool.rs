@@ -22,7 +22,7 @@ use super::lineage::Looked;
 use super::write::{Job, Lane, Pending, Work};
 use super::{
     Applied, Change, ConnectError, Loss, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
-    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, membership, trim,
+    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, lineage, membership, trim,
 };
 use crate::config::{PoolConfig, ReadFrom};
 
@@ -46,7 +46,7 @@ impl MultiPool {
     /// Wrong identity or lineage, unsafe settings, missing schema, refused login, unreadable state file: by side and
     /// with what to do.
     pub async fn connect(config: PoolConfig) -> Result<MultiPool, ConnectError> {
-        let (pool, waiting) = MultiPool::probing(config)?;
+        let (pool, waiting) = MultiPool::probing(config, SideSet::EMPTY).await?;
         if let Err(error) = pool.first_look().await {
             pool.close().await;
             return Err(error);
@@ -66,8 +66,12 @@ impl MultiPool {
         Ok(pool)
     }
 
-    /// A pool that only looks at the sides: for [`MultiPool::connect`], and for a command that repairs one.
-    pub(super) fn probing(config: PoolConfig) -> Result<(MultiPool, mpsc::Receiver<Job>), ConnectError> {
+    /// A pool that only looks at the sides: for [`MultiPool::connect`], and for a command that repairs one. Which pool
+    /// this is, `strangers` do not say.
+    pub(super) async fn probing(
+        config: PoolConfig,
+        strangers: SideSet,
+    ) -> Result<(MultiPool, mpsc::Receiver<Job>), ConnectError> {
         if config.sides.count() < 2 {
             return Err(ConnectError(
                 "a pool needs at least two databases (DB1_* and DB2_*)".into(),
@@ -128,6 +132,9 @@ impl MultiPool {
             tasks: Mutex::default(),
             config,
         });
+        if let Some(found) = lineage::find(&inner, strangers).await {
+            inner.lineage.get_or_init(|| found);
+        }
         for side in inner.sides.ids() {
             inner.spawn(format!("health {side}"), health::run(Arc::clone(&inner), side));
         }

@@ -14,6 +14,7 @@ mod local;
 mod outage;
 mod pages;
 mod pool;
+mod rebuild;
 mod sessions;
 mod settings;
 mod support;

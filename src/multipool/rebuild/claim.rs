@@ -39,7 +39,9 @@ pub(super) async fn claim(work: &Work<'_>, order: Order) -> Result<Plan, Stop> {
     }
     if let Some(marker) = &begun {
         let consent = marker.consent || order.consent;
-        if !given_up(work).await? {
+        let stored = within(other, SHORT, epoch::read(&work.target)).await?;
+        // A side that a person has marked still holds what it held.
+        if stored.generation == marker.token && !given_up(work).await? {
             take_over(work, consent).await?;
             return Ok(Plan {
                 loss: marker.loss,

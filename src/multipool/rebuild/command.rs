@@ -49,7 +49,8 @@ pub async fn rebuild(
             side.index() + 1
         )));
     }
-    let (pool, _) = MultiPool::probing(config)?;
+    // What stands in the place of the side may be somebody else's.
+    let (pool, _) = MultiPool::probing(config, SideSet::EMPTY.with(side)).await?;
     let done = match pool.probed().await {
         Ok(()) => attempt(pool.inner(), side, replace, &tell).await,
         Err(error) => Err(error),

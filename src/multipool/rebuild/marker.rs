@@ -15,6 +15,8 @@ const FRESH_S: f64 = 5.0;
 /// What is stored about a rebuild on the side that is rebuilt.
 #[derive(Clone, Debug)]
 pub(in crate::multipool) struct Marker {
+    /// Of the repairer who wrote it, or of nobody: a person has marked an active side.
+    pub token: Uuid,
     pub loss: Loss,
     pub consent: bool,
     /// Tables that are complete.
@@ -57,13 +59,14 @@ pub(in crate::multipool) async fn read(client: &Client) -> Result<Option<Marker>
     let row = client
         .query_opt(
             "-- rebuild::marker()\nSELECT loss, consent, done, tbl, rows, about, refusal, asks, \
-             extract(epoch FROM clock_timestamp() - at)::float8 FROM kambana.rebuild",
+             extract(epoch FROM clock_timestamp() - at)::float8, token FROM kambana.rebuild",
             &[],
         )
         .await?;
     Ok(row.map(|row| {
         let stored: String = row.get(0);
         Marker {
+            token: row.get(9),
             loss: Loss::ALL
                 .into_iter()
                 .find(|loss| code(*loss) == stored)
@@ -127,6 +130,7 @@ mod tests {
 
     fn marker(refusal: Option<&str>, asks: bool, age_s: f64) -> Marker {
         Marker {
+            token: Uuid::nil(),
             loss: Loss::Empty,
             consent: false,
             done: vec![],
