@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Order, Rebuilt, SHORT, marker, open, rebuild as copy, within};
 use crate::config::PoolConfig;
 use crate::multipool::catch_up::{self, Caught};
-use crate::multipool::connection::words;
+use crate::multipool::connection::{Conn, Failure, words};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::inner::Inner;
 use crate::multipool::{ConnectError, Loss, MultiPool, Progress, SideFault, SideId, SideSet};
@@ -56,7 +56,23 @@ pub async fn rebuild(
         Err(error) => Err(error),
     };
     pool.close().await;
+    forget(pool.inner()).await;
     done
+}
+
+/// Takes the command's heartbeats away: it is no instance.
+async fn forget(inner: &Inner) {
+    for side in inner.well().iter() {
+        let forgotten = async {
+            let conn = Conn::open(&inner.sides[side].writes).await?;
+            let sql = "-- rebuild::forget()\nDELETE FROM kambana.heartbeat WHERE instance = $1";
+            conn.client()?.execute(sql, &[&inner.config.instance]).await?;
+            Ok::<_, Failure>(())
+        };
+        if !matches!(tokio::time::timeout(SHORT, forgotten).await, Ok(Ok(()))) {
+            tracing::debug!(%side, "the command's heartbeat row stays");
+        }
+    }
 }
 
 /// The membership that the sides which answer know, and the side to copy from.
@@ -81,7 +97,8 @@ async fn attempt(
     let mut replace = replace;
     let mut copied: Option<Instant> = None;
     let (mut trouble, mut since) = (String::new(), Instant::now());
-    let mut asked_ejection: Option<Instant> = None;
+    // When an active side was marked, and the epoch of then.
+    let mut marked: Option<(Instant, i64)> = None;
     loop {
         let Some((epoch, lead)) = authority(inner, side) else {
             return Err(ConnectError(format!(
@@ -93,21 +110,27 @@ async fn attempt(
             tell(progress);
         }
         let failure = match (epoch.members.contains(side), &health.fault) {
-            (true, None) if copied.is_some() => return Ok(Ended::Active),
-            (true, _) if asked_ejection.is_none() && !replace => {
+            // Put out and let in again, or let in after it was copied.
+            (true, None) if copied.is_some() || marked.is_some_and(|(_, n)| epoch.n > n + 1) => {
+                return Ok(Ended::Active);
+            }
+            (true, _) if marked.is_none() && !replace => {
                 return Ok(Ended::Refused(format!(
                     "side {side} is active: there is nothing to rebuild. To copy it anew all the same: kambana rebuild {side} --replace"
                 )));
             }
-            (true, _) => {
-                let asked = *asked_ejection.get_or_insert_with(Instant::now);
-                if asked.elapsed() > EJECT_PATIENCE {
+            (true, _) => match marked {
+                None => {
+                    marked = Some((Instant::now(), epoch.n));
+                    mark(inner, side).await
+                }
+                Some((at, _)) if at.elapsed() > EJECT_PATIENCE => {
                     return Ok(Ended::Refused(format!(
-                        "side {side} is active and no instance puts it out; start one"
+                        "side {side} is marked as one to be rebuilt, but no instance puts it out; start one"
                     )));
                 }
-                mark(inner, side).await
-            }
+                Some(_) => None,
+            },
             (false, Some(SideFault::Down(_) | SideFault::Silent | SideFault::Refused(_))) => {
                 return Err(ConnectError(format!(
                     "side {side} {}",
@@ -133,8 +156,8 @@ async fn attempt(
                         replace = false;
                         None
                     }
-                    // He who copies also finishes.
-                    Ok(Rebuilt::ByAnother) if !replace => {
+                    // He who copies also finishes; and he may overwrite what was marked.
+                    Ok(Rebuilt::ByAnother) if !replace || marked.is_some() => {
                         copied = Some(Instant::now());
                         None
                     }
@@ -164,7 +187,7 @@ async fn copy_shown(
     side: SideId,
     order: Order,
     tell: &impl Fn(&Progress),
-) -> Result<Rebuilt, (SideId, crate::multipool::connection::Failure)> {
+) -> Result<Rebuilt, (SideId, Failure)> {
     let mut health = inner.sides[side].health.subscribe();
     let mut copying = std::pin::pin!(copy(inner, epoch, lead, side, order));
     loop {
