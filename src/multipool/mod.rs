@@ -9,6 +9,7 @@
 //! - `lineage`: whether a returned side is what it was. `merge` and `catch_up`: bringing sides together again;
 //!   `rebuild`: copying a side that was lost.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
+//! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
 //! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
 //!
 //! This room knows nothing of HTTP, pages or sessions.
@@ -33,6 +34,7 @@ mod compare;
 mod connection;
 mod epoch;
 mod error;
+pub mod failpoint;
 mod health;
 mod inner;
 mod install;

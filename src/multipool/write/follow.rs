@@ -7,6 +7,7 @@ use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::Failure;
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, ApplyParams, Arrays, place};
 use crate::multipool::{SideFault, SideId};
 
@@ -14,7 +15,7 @@ use crate::multipool::{SideFault, SideId};
 const FOLLOW_SQL: &str = "-- write::follow()
 WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = kambana.max_each(l.confirmed, EXCLUDED.confirmed), closed = false),
+    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
     SELECT u.op, u.digest, $2, $5, e.n, $9, u.result
     FROM e, unnest($6::uuid[], $7::bigint[], $8::text[]) AS u(op, digest, result)
@@ -53,6 +54,7 @@ impl Lane {
         let own = |failure| stop_own(side, failure);
         let conn = self.conn(side)?;
         let client = conn.client().map_err(own)?;
+        reach(Point::FollowBefore).await.map_err(own)?;
         let plan = journal::plan(catalog, &collected.entries).map_err(|_| Stop::Again(Again::Catalog))?;
         let follow = conn.prepare(FOLLOW_SQL).await.map_err(own)?;
         let insert = conn.prepare(journal::INSERT_SQL).await.map_err(own)?;
@@ -127,6 +129,7 @@ impl Lane {
                 doubtful.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
             }
         }
+        reach(Point::FollowApplied).await.map_err(own)?;
         #[cfg(mutant = "skip_guard")]
         doubtful.clear();
         Ok(doubtful)
