@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
+use futures::future::join3;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
@@ -163,20 +164,27 @@ impl Prober {
             state.mark()
         };
         let (others, marks): (Vec<String>, Vec<i64>) = self.inner.marks_but(self.side);
-        let row = client
-            .query_one(
-                BEAT_SQL,
-                &[
-                    &self.inner.config.instance,
-                    &beat,
-                    &reaches,
-                    &self.side.to_string(),
-                    &answered,
-                    &others,
-                    &marks,
-                ],
-            )
-            .await?;
+        let name = self.side.to_string();
+        let statement = client.prepare(BEAT_SQL).await?;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] = [
+            &self.inner.config.instance,
+            &beat,
+            &reaches,
+            &name,
+            &answered,
+            &others,
+            &marks,
+        ];
+        // A statement of its own is answered before it is committed; what was not, must not be remembered of this side.
+        let (begun, row, committed) = join3(
+            client.batch_execute("BEGIN"),
+            client.query_one(&statement, &params),
+            client.batch_execute("COMMIT"),
+        )
+        .await;
+        begun?;
+        let row = row?;
+        committed?;
         if row.get::<_, i64>(0) != beat {
             return Err(Failure::Side(SideFault::Unfit(
                 "a heartbeat was written but not read back".into(),

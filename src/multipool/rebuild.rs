@@ -165,7 +165,10 @@ async fn run(
         rows += copy::unit(&work, &plan, &unit).await?;
     }
     copy::sequences(&work).await?;
-    settle::finish(&work, &catalog).await?;
+    settle::finish(&work).await?;
+    // From here on it is caught up; nobody waits for the rest.
+    inner.doubt(other);
+    settle::analyze(&work, &catalog).await;
     Ok(rows)
 }
 

@@ -9,24 +9,9 @@ use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::journal::place;
 
 /// Settles and unmarks.
-pub(super) async fn finish(work: &Work<'_>, catalog: &Catalog) -> Result<(), Stop> {
+pub(super) async fn finish(work: &Work<'_>) -> Result<(), Stop> {
     within(work.lead, SHORT, work.source.batch_execute("ROLLBACK")).await?;
     same_structure(work).await?;
-    let tables: Vec<&str> = catalog.values().map(|table| table.ident.as_str()).collect();
-    let analyze = format!(
-        "ANALYZE kambana.journal, kambana.op, kambana.lane; {}",
-        tables
-            .iter()
-            .map(|table| format!("ANALYZE {table}"))
-            .collect::<Vec<_>>()
-            .join("; ")
-    );
-    work.at_target(
-        LONG,
-        "the copied tables cannot be analysed",
-        work.target.batch_execute(&analyze),
-    )
-    .await?;
     // The operations were copied first, from a snapshot no younger than any table's: what they name, the tables hold.
     let sql = "-- rebuild::finish()\nSELECT l.lane, greatest((SELECT max(o.batch) FROM kambana.op AS o WHERE o.lane = l.lane), \
                (SELECT max(j.batch) FROM kambana.journal AS j WHERE j.lane = l.lane)) AS batch FROM kambana.lane AS l";
@@ -54,4 +39,16 @@ pub(super) async fn finish(work: &Work<'_>, catalog: &Catalog) -> Result<(), Sto
     let unmark = "DELETE FROM kambana.rebuild";
     within(work.other, SHORT, work.target.batch_execute(unmark)).await?;
     work.commit().await
+}
+
+/// Gives the planner something to go by; nothing depends on it.
+pub(super) async fn analyze(work: &Work<'_>, catalog: &Catalog) {
+    let own = ["kambana.journal", "kambana.op", "kambana.lane"].into_iter();
+    for table in own.chain(catalog.values().map(|table| table.ident.as_str())) {
+        let analyze = format!("ANALYZE {table}");
+        let done = tokio::time::timeout(LONG, work.target.batch_execute(&analyze)).await;
+        if !matches!(done, Ok(Ok(()))) {
+            tracing::debug!(table, "not analysed");
+        }
+    }
 }

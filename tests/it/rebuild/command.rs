@@ -16,7 +16,9 @@ async fn rebuild(stack: &Stack, args: &[&str]) -> (i32, String) {
             .env(format!("DB{n}_USER"), &side.user)
             .env(format!("DB{n}_PASSWORD"), side.password.expose());
     }
+    let started = tokio::time::Instant::now();
     let output = command.output().await.unwrap();
+    println!("kambana rebuild {args:?}: {:?}", started.elapsed());
     let said = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
