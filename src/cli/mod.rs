@@ -7,6 +7,7 @@ mod drill;
 mod init;
 mod local;
 mod migrate;
+mod rebuild;
 mod serve;
 mod status;
 mod up;
@@ -61,6 +62,7 @@ enum Command {
     Witness(witness::WitnessArgs),
     Conflicts(conflicts::ConflictsArgs),
     Migrate(migrate::MigrateArgs),
+    Rebuild(rebuild::RebuildArgs),
 }
 
 /// What a command found out.
@@ -103,6 +105,7 @@ pub fn main() -> ExitCode {
             Command::Witness(args) => witness::run(args).await,
             Command::Conflicts(args) => conflicts::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
+            Command::Rebuild(args) => rebuild::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.

@@ -124,7 +124,7 @@ fn print(status: &Value) {
         let heartbeat = side["heartbeat_ms"].as_f64().map(|ms| format!("{ms:.1} ms"));
         table.add_row([
             format!("{name}{role}"),
-            text(&side["state"]).replace('_', " "),
+            state(side),
             text(&side["address"]),
             text(&side["server_version"]),
             heartbeat.unwrap_or_else(|| "-".into()),
@@ -224,6 +224,19 @@ fn certificate(of: &Value) -> String {
     )
 }
 
+/// The state, and how far a rebuild has come.
+fn state(side: &Value) -> String {
+    let rebuild = &side["rebuild"];
+    match rebuild["table"].as_str() {
+        Some(table) if !table.is_empty() => format!(
+            "rebuilding: {table}, {} rows of about {}",
+            text(&rebuild["rows"]),
+            text(&rebuild["about"])
+        ),
+        _ => text(&side["state"]).replace('_', " "),
+    }
+}
+
 fn fault(fault: &Value) -> String {
     match (fault["code"].as_str(), fault["detail"].as_str()) {
         (Some(code), Some(detail)) => format!("{code}: {detail}"),
@@ -290,6 +303,7 @@ mod tests {
                 seen_at: None,
                 open_rows: None,
                 caught_up_keys: 0,
+                rebuild: None,
             }),
             votes: crate::multipool::Votes::default(),
             open_conflicts: 0,
