@@ -283,9 +283,7 @@ impl Prober {
         match self.inner.reference() {
             Some((leader, reference)) if leader != self.side => match catalog::difference(&reference, &found)
             {
-                Some(_) if self.structure_moves(leader, &found).await => {
-                    self.inner.sides[self.side].refit.store(true, Ordering::Release);
-                }
+                Some(_) if self.structure_moved(leader, &found).await => {}
                 Some(difference) => return Err(unfit(difference)),
                 None => {}
             },
@@ -308,23 +306,16 @@ impl Prober {
         }
     }
 
-    fn answered_within(&self, patience: Duration) -> bool {
-        let health = self.inner.sides[self.side].health.borrow();
-        health.is_well() && health.answered.is_some_and(|at| at.elapsed() < patience)
-    }
-
-    /// Whether the leader has this structure by now, or is in an epoch that this instance does not know: a migration.
-    async fn structure_moves(&self, leader: SideId, found: &catalog::Fingerprint) -> bool {
-        let Ok((epoch, _)) = current_epoch(&self.inner, leader).await else {
-            return false;
-        };
-        if epoch.n > self.inner.view().epoch.n {
-            self.inner.stir.notify_one();
-            return true;
-        }
+    /// Whether the leader has this structure by now: a migration, or a change by hand on both.
+    async fn structure_moved(&self, leader: SideId, found: &catalog::Fingerprint) -> bool {
         let now = self.inner.fingerprint(leader).await;
         now.is_ok_and(|now| catalog::difference(&now, found).is_none())
             && self.inner.load_catalog(leader).await.is_ok()
+    }
+
+    fn answered_within(&self, patience: Duration) -> bool {
+        let health = self.inner.sides[self.side].health.borrow();
+        health.is_well() && health.answered.is_some_and(|at| at.elapsed() < patience)
     }
 
     /// One probe; a failure is confirmed over a fresh connection before it counts.

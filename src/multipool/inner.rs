@@ -94,6 +94,8 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct Known {
     catalog: Arc<Catalog>,
+    /// As the leader counted it when the rest was read.
+    structure: i64,
     leader: Option<SideId>,
     fingerprint: Arc<Fingerprint>,
 }
@@ -141,6 +143,12 @@ impl Inner {
         Arc::clone(&lock(&self.catalog).catalog)
     }
 
+    /// The watched tables, and the leader's count of migrations when they were read.
+    pub fn catalog_of(&self) -> (Arc<Catalog>, i64) {
+        let known = lock(&self.catalog);
+        (Arc::clone(&known.catalog), known.structure)
+    }
+
     /// The structure every side is held against, and the side it was read from.
     pub fn reference(&self) -> Option<(SideId, Arc<Fingerprint>)> {
         let known = lock(&self.catalog);
@@ -165,10 +173,13 @@ impl Inner {
 
     async fn read_catalog(&self, side: SideId) -> Result<(), Failure> {
         let conn = Conn::open(&self.sides[side].writes).await?;
+        // First: what changes while we read makes the next write read again.
+        let structure = super::catalog::structure(conn.client()?).await?;
         let catalog = super::catalog::load(conn.client()?).await?;
         let fingerprint = super::catalog::fingerprint(conn.client()?).await?;
         *lock(&self.catalog) = Known {
             catalog: Arc::new(catalog),
+            structure,
             leader: Some(side),
             fingerprint: Arc::new(fingerprint),
         };

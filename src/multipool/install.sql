@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS kambana.epoch (
     members    integer NOT NULL,           -- bit mask of active sides, bit 0 is side a
     generation uuid    NOT NULL,           -- on a side being caught up: the token of its repairer
     reason     text    NOT NULL,
+    structure  bigint  NOT NULL DEFAULT 0, -- grows with every migration of this side's tables
     changed_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE kambana.epoch IS 'The membership this side knows; every write checks it';

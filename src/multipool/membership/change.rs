@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::multipool::connection::{Conn, Failure, words};
+use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::{self, Epoch, Fence};
 use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::inner::Inner;
 use crate::multipool::votes::{Child, Verdict, decide};
-use crate::multipool::{NotApplied, SideId, SideSet, health, sequences};
+use crate::multipool::{NotApplied, SideId, SideSet, catalog, health, sequences};
 
 /// How long a change tries to get the fence of a side.
 const FENCE_DEADLINE: Duration = Duration::from_secs(4);
@@ -165,21 +165,6 @@ pub(super) async fn adopt(inner: &Inner, epoch: Epoch) {
             "the epoch cannot be kept on this instance's disk: {error}"
         ));
     }
-    // Members that stay the same mean that the structure of the tables has changed (see `migrate`); so may steps that were
-    // not seen. Nobody writes in the new epoch before the new structure is read.
-    let known = inner.view().epoch;
-    let ordinary = epoch.parent == known.n && epoch.members != known.members;
-    if epoch.n > known.n && known.n > 0 && !ordinary {
-        let reader = epoch.members.and(inner.well()).leader();
-        let loaded = match reader {
-            Some(reader) => inner.load_catalog(reader).await.map_err(|f| (reader, f)),
-            None => return,
-        };
-        if let Err((side, failure)) = loaded {
-            tracing::warn!(%side, why = words(&failure), "the new structure of the tables cannot be read yet");
-            return inner.doubt(side);
-        }
-    }
     let changed = inner.view.send_if_modified(|view| {
         let newer = epoch.n > view.epoch.n;
         if newer {
@@ -201,6 +186,26 @@ pub(super) async fn adopt(inner: &Inner, epoch: Epoch) {
 }
 
 impl Inner {
+    /// Reads the tables anew if the leader has seen a migration since they were read.
+    async fn reread(&self) {
+        let Some(leader) = self.view().epoch.members.leader() else {
+            return;
+        };
+        let asked = async {
+            let conn = Conn::open(&self.sides[leader].writes).await?;
+            catalog::structure(conn.client()?).await
+        };
+        let now = tokio::time::timeout(self.config.probe_deadline, asked).await;
+        if let Ok(Ok(now)) = now
+            && now != self.catalog_of().1
+        {
+            match self.load_catalog(leader).await {
+                Ok(()) => self.event("the structure of the tables was read anew"),
+                Err(_) => self.doubt(leader),
+            }
+        }
+    }
+
     /// Asks the sides for their epochs now and adopts a newer one: a writer has met an epoch it does not know.
     pub async fn refresh(&self) {
         for side in self.well().iter() {
@@ -213,6 +218,7 @@ impl Inner {
                 adopt(self, found).await;
             }
         }
+        self.reread().await;
         self.stir.notify_one();
     }
 }

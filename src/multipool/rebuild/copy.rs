@@ -38,13 +38,17 @@ const OWN_TABLES: [(&str, &str, &str); 4] = [
 
 /// The pool's own tables that speak of one side only, or are filled otherwise.
 #[cfg(test)]
-const NOT_COPIED: [&str; 8] = [
+const NOT_COPIED: [&str; 12] = [
     "identity",
     "epoch",
     "fence",
     "watched",
     "heartbeat",
     "repair",
+    "held",
+    "certificate",
+    "vote",
+    "voter",
     "mark",
     "rebuild",
 ];

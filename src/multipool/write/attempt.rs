@@ -203,7 +203,7 @@ impl Lane {
 
     /// Steps 1 to 3: run and collect on the leader, apply and guard on the followers. Nothing is committed.
     async fn before_commit(&self, epoch: &Epoch, leader: SideId, jobs: &[Job]) -> Result<Collected, Stop> {
-        let catalog = self.inner.catalog();
+        let (catalog, structure) = self.inner.catalog_of();
         let followers: Vec<SideId> = epoch.members.iter().filter(|side| *side != leader).collect();
         let fences = join_all(followers.iter().map(|side| async move {
             let fenced = async {
@@ -220,10 +220,10 @@ impl Lane {
                     ..
                 },
             ] => {
-                let collected = self.lead(epoch, leader, jobs, &catalog).await?;
+                let collected = self.lead(epoch, leader, jobs, (&catalog, structure)).await?;
                 (Ok(collected), fences.await)
             }
-            _ => join(self.lead(epoch, leader, jobs, &catalog), fences).await,
+            _ => join(self.lead(epoch, leader, jobs, (&catalog, structure)), fences).await,
         };
         let collected = collected?;
         fenced.into_iter().collect::<Result<(), Stop>>()?;

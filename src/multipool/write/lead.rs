@@ -19,9 +19,10 @@ use crate::multipool::journal::{self, Entry, OpRow};
 use crate::multipool::statement::{self, Step};
 use crate::multipool::{OpId, SideId, Tx, WriteError};
 
-/// On the leader, in a statement after the fence: its snapshot is younger than the lock.
+/// On the leader, in a statement after the fence: its snapshot is younger than the lock. A structure that this instance has
+/// not read counts as an epoch that has moved.
 const ENTER_SQL: &str = "-- write::enter()
-WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
+WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1 AND structure = $9),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
     ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied) SELECT u.op, u.digest, $2, $5, e.n, $8
@@ -60,7 +61,7 @@ impl Lane {
         epoch: &Epoch,
         leader: SideId,
         jobs: &[Job],
-        catalog: &Catalog,
+        (catalog, structure): (&Catalog, i64),
     ) -> Result<Collected, Stop> {
         let conn = self.conn(leader)?;
         let own = |failure| stop_own(leader, failure);
@@ -72,8 +73,14 @@ impl Lane {
                     op,
                     ..
                 },
-            ] => self.lead_transaction(epoch, leader, jobs, *op, closure).await,
-            _ => self.lead_changes(epoch, leader, conn, jobs, catalog).await,
+            ] => {
+                self.lead_transaction(epoch, leader, jobs, (*op, structure), closure)
+                    .await
+            }
+            _ => {
+                self.lead_changes(epoch, leader, conn, jobs, (catalog, structure))
+                    .await
+            }
         }?;
         reach(Point::LeadCollected).await.map_err(own)?;
         Ok(collected)
@@ -86,7 +93,7 @@ impl Lane {
         leader: SideId,
         conn: &Conn,
         jobs: &[Job],
-        catalog: &Catalog,
+        (catalog, structure): (&Catalog, i64),
     ) -> Result<Collected, Stop> {
         let alone = jobs.len() == 1;
         let own = |failure| stop_own(leader, failure);
@@ -113,7 +120,7 @@ impl Lane {
         let confirmed = self.confirmed_array();
         let instance = &self.inner.config.instance;
         let applied = !jobs.iter().any(|j| matches!(j.work, Work::Tombstone));
-        let enter_params: [Sql<'_>; 8] = [
+        let enter_params: [Sql<'_>; 9] = [
             &epoch.n,
             &self.id,
             instance,
@@ -122,6 +129,7 @@ impl Lane {
             &ids,
             &digests,
             &applied,
+            &structure,
         ];
         let collect_params: [Sql<'_>; 2] = [&self.id, &self.batch];
 
@@ -253,7 +261,7 @@ impl Lane {
         epoch: &Epoch,
         leader: SideId,
         jobs: &[Job],
-        op: OpId,
+        (op, structure): (OpId, i64),
         closure: &super::job::Closure,
     ) -> Result<Collected, Stop> {
         let conn = self.conn(leader)?;
@@ -275,6 +283,7 @@ impl Lane {
                         &ids,
                         &digests,
                         &true,
+                        &structure,
                     ],
                 )
                 .await?;
