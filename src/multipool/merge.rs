@@ -7,6 +7,7 @@
 mod copy;
 mod ledger;
 mod open;
+mod stage;
 
 use std::collections::BTreeSet;
 
@@ -16,8 +17,8 @@ use super::connection::{Conn, Failure};
 use super::epoch::{self, Epoch, Fence};
 use super::inner::Inner;
 use super::{SideId, sequences};
-pub(super) use copy::{Found, Keys, collect_keys, images, widen_truncates, write_images};
-use copy::{copy, no_foreign_write};
+use copy::no_foreign_write;
+pub(super) use copy::{Copying, Keys, collect_keys, copy, widen_truncates};
 use ledger::{Batches, keep_conflicts, ledger, settle};
 use open::{keep_missing, keys_with_ops, losers, open, open_keys, present};
 
@@ -31,7 +32,7 @@ pub(super) enum Purpose {
     /// The other side was caught up to this snapshot and becomes active in the new epoch.
     Readmit {
         next: Epoch,
-        snapshot: String,
+        snapshot: Option<String>,
         token: Uuid,
     },
     /// The other side is a member of the epoch but has not stored it yet: somebody died while readmitting it.
@@ -155,7 +156,7 @@ async fn under_fences(
             .map_err(|e| say(e.into()))?;
     }
     let since = match purpose {
-        Purpose::Readmit { snapshot, .. } => Some(snapshot.as_str()),
+        Purpose::Readmit { snapshot, .. } => snapshot.as_deref(),
         Purpose::Sweep | Purpose::Align => None,
     };
     let catalog = super::catalog::load(a).await.map_err(at_a)?;

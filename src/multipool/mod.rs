@@ -8,7 +8,8 @@
 //! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
 //! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
-//! - [`install`]: the objects in schema `kambana`; `catalog`, `sequences`: what watched tables are made of.
+//! - [`install`]: the objects in schema `kambana`; `watch`: capture of a table, or why not; `catalog`, `sequences`: what
+//!   watched tables are made of.
 //!
 //! This room knows nothing of HTTP, pages or sessions.
 //!
@@ -46,6 +47,7 @@ mod status;
 mod transaction;
 mod trim;
 mod value;
+mod watch;
 mod write;
 
 pub use catalog::parse_record as record_fields;

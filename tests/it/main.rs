@@ -17,5 +17,6 @@ mod pool;
 mod sessions;
 mod settings;
 mod support;
+mod tables;
 mod twins;
 mod up;

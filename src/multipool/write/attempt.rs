@@ -27,7 +27,7 @@ pub(super) const LONG_FENCE_SQL: &str = "BEGIN; SET LOCAL idle_in_transaction_se
     LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
 /// How the transactions of these jobs begin.
-fn fence_sql(jobs: &[Job]) -> &'static str {
+pub(super) fn fence_sql(jobs: &[Job]) -> &'static str {
     match jobs {
         [
             Job {
