@@ -69,7 +69,8 @@ impl Staged {
             }
             written => written?,
         }
-        to.batch_execute("RELEASE stage; DELETE FROM kambana.stage").await?;
+        to.batch_execute("RELEASE stage; DELETE FROM kambana.stage")
+            .await?;
         Ok(())
     }
 
@@ -91,11 +92,8 @@ impl Staged {
         let upserts: Vec<String> = tables().map(|(n, t)| upsert_sql(n, t)).collect();
         if !cfg!(mutant = "copy_any_order") {
             for parts in [deletes, upserts] {
-                to.batch_execute(&format!(
-                    "-- stage::write()\nWITH {} SELECT 1",
-                    parts.join(",\n")
-                ))
-                .await?;
+                to.batch_execute(&format!("-- stage::write()\nWITH {} SELECT 1", parts.join(",\n")))
+                    .await?;
             }
         } else {
             for part in deletes.into_iter().chain(upserts) {
@@ -154,7 +152,12 @@ fn key_of(table: &Table, alias: &str) -> String {
 }
 
 fn image_of(table: &Table, alias: &str) -> String {
-    let columns = list(table.columns.iter().map(|c| format!("{alias}.{}", ident(&c.name))));
+    let columns = list(
+        table
+            .columns
+            .iter()
+            .map(|c| format!("{alias}.{}", ident(&c.name))),
+    );
     format!("ROW({columns})::{}::text", row_type(&table.name))
 }
 
@@ -231,7 +234,11 @@ fn referring_sql(child: &Table, foreign_key: &ForeignKey, parent: &Table) -> (St
         parent = parent.ident,
         child = child.ident,
         on_key = same("p", "k", parent.key.iter().zip(&parent.key)),
-        on_foreign_key = same("c", "p", foreign_key.columns.iter().zip(&foreign_key.parent_columns)),
+        on_foreign_key = same(
+            "c",
+            "p",
+            foreign_key.columns.iter().zip(&foreign_key.parent_columns)
+        ),
         name = literal(&parent.name),
     );
     let (key, name) = (key_of(child, "c"), literal(&child.name));
@@ -268,8 +275,12 @@ mod tests {
             parent_columns: vec!["id".into()],
         };
         let (mark, stage) = referring_sql(&child, &foreign_key, &parent);
-        assert!(mark.contains(r#"JOIN "s"."parent" AS p ON p."id" = k."id" JOIN public."child" AS c ON c."to" = p."id""#));
+        assert!(mark.contains(
+            r#"JOIN "s"."parent" AS p ON p."id" = k."id" JOIN public."child" AS c ON c."to" = p."id""#
+        ));
         assert!(stage.ends_with("FOR UPDATE OF c"), "{stage}");
-        assert!(upsert_sql(3, &child).starts_with(r#"u3 AS (INSERT INTO public."child" ("id", "to") OVERRIDING"#));
+        assert!(
+            upsert_sql(3, &child).starts_with(r#"u3 AS (INSERT INTO public."child" ("id", "to") OVERRIDING"#)
+        );
     }
 }

@@ -120,10 +120,14 @@ async fn a_large_family_is_caught_up_in_an_order_that_no_constraint_refuses() {
     let mut twins = Twins::new(ddl, &["z_customer", "a_order"]).await;
     let write = |sql: &'static str| vec![sql.to_owned()];
     twins
-        .write(&write("INSERT INTO z_customer SELECT g, 'c' || g FROM generate_series(1, 3000) g"))
+        .write(&write(
+            "INSERT INTO z_customer SELECT g, 'c' || g FROM generate_series(1, 3000) g",
+        ))
         .await;
     twins
-        .write(&write("INSERT INTO a_order SELECT g, 1 + g % 3000, 'old' FROM generate_series(1, 6000) g"))
+        .write(&write(
+            "INSERT INTO a_order SELECT g, 1 + g % 3000, 'old' FROM generate_series(1, 6000) g",
+        ))
         .await;
     twins.healed().await;
     twins.b_leaves().await;

@@ -97,7 +97,12 @@ impl Twins {
             .await
             .unwrap();
         crate::support::eventually("side b is out", HEAL, || async {
-            number(&self.stack.dsn(side("a")), "SELECT members::bigint FROM kambana.epoch").await == 1
+            number(
+                &self.stack.dsn(side("a")),
+                "SELECT members::bigint FROM kambana.epoch",
+            )
+            .await
+                == 1
         })
         .await;
     }
@@ -158,7 +163,7 @@ async fn dump(client: &Client, table: &str) -> BTreeMap<String, Vec<u8>> {
         .await
         .unwrap();
     let sql = format!(
-        "SELECT t::text FROM {0} AS t ORDER BY t::text COLLATE \"C\"",
+        "SELECT \"~\"::text FROM {0} AS \"~\" ORDER BY \"~\"::text COLLATE \"C\"",
         quoted(table)
     );
     let texts: Vec<String> = client
@@ -182,7 +187,7 @@ async fn dump(client: &Client, table: &str) -> BTreeMap<String, Vec<u8>> {
         .map(|row| row.get(0))
         .collect();
     let copy = format!(
-        "COPY (SELECT {} FROM {} AS t ORDER BY t::text COLLATE \"C\") TO STDOUT (FORMAT binary)",
+        "COPY (SELECT {} FROM {} AS \"~\" ORDER BY \"~\"::text COLLATE \"C\") TO STDOUT (FORMAT binary)",
         columns.join(", "),
         quoted(table)
     );
@@ -215,7 +220,10 @@ pub struct Kind {
 fn lived(statements: &[&str], n: i64) -> Vec<String> {
     statements
         .iter()
-        .map(|s| s.replace("{n}", &n.to_string()).replace("{m}", &(n + 1).to_string()))
+        .map(|s| {
+            s.replace("{n}", &n.to_string())
+                .replace("{m}", &(n + 1).to_string())
+        })
         .collect()
 }
 
@@ -235,7 +243,9 @@ pub async fn live(kinds: &[Kind]) {
             kind.name
         );
         twins.healed().await;
-        twins.assert_same(&format!("{} through the pool", kind.name)).await;
+        twins
+            .assert_same(&format!("{} through the pool", kind.name))
+            .await;
     }
     for (name, n) in [("a", 200), ("b", 300)] {
         for place in 0..kinds.iter().map(|k| k.life.len()).max().unwrap_or(0) {
@@ -266,7 +276,10 @@ pub async fn live(kinds: &[Kind]) {
     twins.healed().await;
     twins.assert_same("after the return of b").await;
     for table in twins.tables.clone() {
-        assert!(twins.count(&table).await > 0, "table {table} is empty: nothing was proved");
+        assert!(
+            twins.count(&table).await > 0,
+            "table {table} is empty: nothing was proved"
+        );
     }
     twins.stop().await;
 }

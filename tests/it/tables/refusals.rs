@@ -75,7 +75,10 @@ async fn what_cannot_be_carried_is_refused_with_the_reason_and_leaves_nothing() 
         assert!(text.contains(words), "{ddl}\n{text}\nwithout: {words}");
         for client in [&a, &b] {
             let nothing = "SELECT to_regnamespace('kambana') IS NULL";
-            assert!(client.query_one(nothing, &[]).await.unwrap().get::<_, bool>(0), "{ddl}");
+            assert!(
+                client.query_one(nothing, &[]).await.unwrap().get::<_, bool>(0),
+                "{ddl}"
+            );
             client
                 .batch_execute(CLEAN)
                 .await
