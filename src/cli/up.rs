@@ -95,6 +95,7 @@ fn options(args: UpArgs, dir: &Path) -> Result<(StackOptions, Option<String>), F
     };
     let preferably = |wanted: Option<PortChoice>, usual| wanted.unwrap_or(PortChoice::Preferably(usual));
     let options = StackOptions {
+        links: false,
         dir: dir.to_path_buf(),
         pg: pair("--pg", args.pg, [5432, 54322])?,
         web: pair("--web", args.web, [8001, 8002])?,
@@ -108,6 +109,7 @@ fn options(args: UpArgs, dir: &Path) -> Result<(StackOptions, Option<String>), F
         template_cache: None,
         durable: true,
         extra_env: Vec::new(),
+        instance_env: Vec::new(),
     };
     Ok((options, note))
 }

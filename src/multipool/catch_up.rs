@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::connection::{Conn, Failure, Repeat};
 use super::epoch::{self, Epoch, Fence};
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Copying, Keys, Purpose, collect_keys, widen_truncates};
@@ -142,6 +143,7 @@ async fn release_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<(),
 /// Stores the current epoch on the returned side, with this repairer's token: writers of older epochs and earlier
 /// repairers are refused there from now on.
 async fn fence_off(inner: &Inner, epoch: &Epoch, other: SideId, token: Uuid) -> Result<(), Failure> {
+    reach(Point::FenceOffBefore).await?;
     let conn = Conn::open(&inner.sides[other].writes).await?;
     conn.set_busy(true);
     let until = Instant::now() + inner.config.op_deadline;
@@ -169,7 +171,7 @@ async fn fence_off(inner: &Inner, epoch: &Epoch, other: SideId, token: Uuid) -> 
         .await?;
     fence.commit().await?;
     conn.set_busy(false);
-    Ok(())
+    reach(Point::FenceOffAfter).await
 }
 
 /// Copies everything that is open for `other` and not shown by the snapshot of the pass before. Returns this pass's
@@ -187,6 +189,7 @@ async fn pass(
     source.set_busy(true);
     let from = source.client().map_err(at_lead)?;
     let snapshot = begin_pass(from, other, since).await.map_err(at_lead)?;
+    reach(Point::PassBegin).await.map_err(at_lead)?;
     let catalog = super::catalog::load(from).await.map_err(at_lead)?;
     let instances = instances(from).await.map_err(at_lead)?;
     let target = Conn::open(&inner.sides[other].writes)
@@ -230,6 +233,7 @@ async fn pass(
             begun = false;
             target.set_busy(false);
         }
+        reach(Point::ChunkAfter).await.map_err(|f| (other, f))?;
         copied += count;
         inner.sides[other]
             .caught_up_keys
@@ -247,6 +251,7 @@ async fn pass(
         .await
         .map_err(|e| at_lead(e.into()))?;
     source.set_busy(false);
+    reach(Point::PassEnd).await.map_err(at_lead)?;
     Ok((snapshot, copied))
 }
 
@@ -355,6 +360,7 @@ async fn begin_chunk(to: &Client, epoch: &Epoch, token: Uuid) -> Result<(), Fail
 }
 
 async fn commit_chunk(to: &Client) -> Result<(), Failure> {
+    reach(Point::ChunkBefore).await?;
     to.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; COMMIT").await?;
     Ok(())
 }

@@ -24,6 +24,8 @@ const SESSION_SETTINGS: &[(&str, &str)] = &[
     ("default_transaction_isolation", "read\\ committed"),
     ("synchronous_commit", "on"),
     ("client_min_messages", "error"),
+    // Every statement is short; compiling one costs more than it ever saves.
+    ("jit", "off"),
 ];
 
 /// What a connection is for.

@@ -101,7 +101,10 @@ impl Prober {
 
     async fn beat(&mut self, fresh: bool) -> Result<Beat, Failure> {
         if fresh || self.client.is_none() {
-            self.client = Some(self.connect().await?);
+            let client = self.connect().await?;
+            // The journal may be empty when the heartbeat is planned, and large later.
+            client.batch_execute("SET enable_seqscan = off").await?;
+            self.client = Some(client);
         }
         let Some(client) = &self.client else {
             return Err(Failure::Side(SideFault::Silent));

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::catch_up::{self, Caught};
 use super::connection::{Conn, Failure, words};
 use super::epoch::{self, Epoch, Fence};
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::merge::{self, Purpose};
 use super::{NotApplied, PerSide, SideFault, SideId, SideSet, health, sequences};
@@ -353,6 +354,7 @@ fn note_epoch(inner: &Inner, sides: SideSet, epoch: Epoch, reason: &str) {
 
 /// Makes an epoch the current one of this instance: first on its disk, then for its writers.
 async fn adopt(inner: &Inner, epoch: Epoch) {
+    let _ = reach(Point::AdoptBefore).await;
     if let Some(lineage) = inner.lineage.get()
         && let Err(error) = inner.state_file.store(*lineage, &epoch)
     {
@@ -440,6 +442,7 @@ async fn eject(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideI
                 Err(failure) => return Err((side, failure)),
             }
         };
+        reach(Point::EjectFenced).await.map_err(|f| (side, f))?;
         let stored = epoch::read(client).await.map_err(|f| (side, f))?;
         if stored.n > epoch.n {
             fence.release().await.map_err(|f| (side, f))?;
@@ -454,8 +457,10 @@ async fn eject(inner: &Inner, epoch: &Epoch, dead: SideSet) -> Result<(), (SideI
                 .await
                 .map_err(|f| (side, f))?;
         }
+        reach(Point::EjectBefore).await.map_err(|f| (side, f))?;
         fence.commit().await.map_err(|f| (side, f))?;
         conn.set_busy(false);
+        reach(Point::EjectAfter).await.map_err(|f| (side, f))?;
         note_epoch(inner, SideSet::EMPTY.with(side), next, "");
     }
     inner.event(format!("{reason}; going on with {survivors}"));

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::connection::{Conn, Failure};
 use super::epoch::{self, Epoch, Fence};
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::{SideId, sequences};
 use copy::no_foreign_write;
@@ -92,18 +93,23 @@ pub(super) async fn merge(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(std::time::Duration::from_millis(100));
     };
+    reach(Point::MergeFenced).await.map_err(|f| (lead, f))?;
     let (copied, batches) = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose).await?;
+    reach(Point::MergeBefore).await.map_err(|f| (lead, f))?;
     match purpose {
         // The survivor first: if we die in between, the other side stays behind and is aligned by anyone.
         Purpose::Readmit { .. } | Purpose::Align => {
             fence_a.commit().await.map_err(|f| (lead, f))?;
+            reach(Point::MergeBetween).await.map_err(|f| (other, f))?;
             fence_b.commit().await.map_err(|f| (other, f))?;
         }
         Purpose::Sweep => {
             fence_b.commit().await.map_err(|f| (other, f))?;
+            reach(Point::MergeBetween).await.map_err(|f| (lead, f))?;
             fence_a.commit().await.map_err(|f| (lead, f))?;
         }
     }
+    reach(Point::MergeAfter).await.map_err(|f| (lead, f))?;
     // Only now, with both answers: what a side is said to have, it has. If we die before this, the next merge compares
     // the same batches once more and finds nothing missing.
     for (side, conn) in [(lead, &a), (other, &b)] {

@@ -8,6 +8,7 @@
 //! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
 //! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof. `trim`: housekeeping.
+//! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
 //! - [`install`]: the objects in schema `kambana`; `watch`: capture of a table, or why not; `catalog`, `sequences`: what
 //!   watched tables are made of.
 //!
@@ -33,6 +34,7 @@ mod compare;
 mod connection;
 mod epoch;
 mod error;
+pub mod failpoint;
 mod health;
 mod inner;
 mod install;

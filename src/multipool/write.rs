@@ -27,6 +27,7 @@ pub(super) use job::{Job, Pending, Work};
 
 use super::connection::{Conn, Failure, words};
 use super::epoch::Epoch;
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::{Applied, NotApplied, OpId, PerSide, SideFault, SideId, WriteError, merge};
 
@@ -194,9 +195,12 @@ impl Lane {
             };
             let again = match self.attempt(epoch, &jobs, until).await {
                 Attempt::Done(outcomes) => {
+                    // What fails here fails nothing: every side has committed.
+                    let _ = reach(Point::AnswerBefore).await;
                     for (job, outcome) in jobs.into_iter().zip(outcomes) {
                         job.answer(outcome);
                     }
+                    let _ = reach(Point::AnswerAfter).await;
                     return;
                 }
                 Attempt::Split => {
@@ -308,19 +312,20 @@ impl Lane {
     async fn settle(&mut self) {
         self.unsettled = false;
         let confirmed = self.confirmed_array();
+        let _ = reach(Point::SettleBefore).await;
         for side in self.inner.view().epoch.members.iter() {
             let Some(conn) = &self.conns[side] else { continue };
             let told = async {
                 let statement = conn
                     .prepare(
-                        "-- write::settle()\nUPDATE kambana.lane SET confirmed = kambana.max_each(confirmed, $2) \
+                        "-- write::settle()\nUPDATE kambana.lane SET confirmed = $2 \
                          WHERE lane = $1",
                     )
                     .await?;
                 conn.client()?
                     .execute(&statement, &[&self.id, &confirmed])
                     .await?;
-                Ok::<_, Failure>(())
+                reach(Point::SettleSide).await
             };
             if !matches!(timeout(self.inner.config.probe_deadline, told).await, Ok(Ok(()))) {
                 self.conns[side] = None;

@@ -8,6 +8,7 @@ mod bad_requests;
 mod browser;
 mod conflicts;
 mod csv;
+mod faults;
 mod haproxy;
 mod load;
 mod local;

@@ -14,30 +14,23 @@ use uuid::Uuid;
 use super::{Again, Attempt, Job, Lane, Work};
 use crate::multipool::connection::{Conn, Failure, Repeat};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
 use crate::multipool::{Applied, NotApplied, SideFault, SideId, SideSet, WriteError};
 
 /// How long a side that is well may take to roll back before its connection is thrown away.
 const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(300);
 
-pub(super) const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
+/// How a transaction with none of the caller's SQL begins. Its statements go by key, so they are planned once, and not by
+/// how much the journal held at that moment: planned anew for each array of names, planning costs as much as running, and
+/// a plan made for an empty journal reads all of it when it is full.
+pub(super) const FENCE_SQL: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
-/// For a transaction of the general door: its closure may take as long as the operation's deadline allows.
+/// How a transaction of the general door begins on the leader: its closure may take as long as the operation's deadline
+/// allows, and its statements are planned as the caller's own.
 pub(super) const LONG_FENCE_SQL: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
     LOCK TABLE kambana.fence IN ROW SHARE MODE";
-
-/// How the transactions of these jobs begin.
-pub(super) fn fence_sql(jobs: &[Job]) -> &'static str {
-    match jobs {
-        [
-            Job {
-                work: Work::Transaction(_),
-                ..
-            },
-        ] => LONG_FENCE_SQL,
-        _ => FENCE_SQL,
-    }
-}
 
 /// Why an attempt ended before the first COMMIT.
 pub(super) enum Stop {
@@ -129,6 +122,9 @@ impl Lane {
         let Some(leader) = epoch.members.leader() else {
             return Attempt::Again(Again::EpochMoved);
         };
+        if let Err(Failure::Side(fault)) = reach(Point::WriteBegin).await {
+            return Attempt::Again(Again::Trouble(leader, fault));
+        }
         if let Err((side, fault)) = self.open(epoch.members).await {
             return Attempt::Again(Again::Trouble(side, fault));
         }
@@ -207,9 +203,11 @@ impl Lane {
     async fn before_commit(&self, epoch: &Epoch, leader: SideId, jobs: &[Job]) -> Result<Collected, Stop> {
         let catalog = self.inner.catalog();
         let followers: Vec<SideId> = epoch.members.iter().filter(|side| *side != leader).collect();
-        let fence_sql = fence_sql(jobs);
         let fences = join_all(followers.iter().map(|side| async move {
-            let fenced = async { Ok(self.conn_client(*side)?.batch_execute(fence_sql).await?) };
+            let fenced = async {
+                self.conn_client(*side)?.batch_execute(FENCE_SQL).await?;
+                reach(Point::FollowFenced).await
+            };
             fenced.await.map_err(|failure| stop_own(*side, failure))
         }));
         let (collected, fenced) = match jobs {
@@ -243,6 +241,9 @@ impl Lane {
             self.conn_client(side)
                 .map_err(|failure| stop_own(side, failure))?;
         }
+        reach(Point::GuardPassed)
+            .await
+            .map_err(|failure| stop_own(leader, failure))?;
         Ok(collected)
     }
 
@@ -264,7 +265,15 @@ impl Lane {
         let answers = {
             let (lane, inner) = (&*self, &self.inner);
             let commits = order.iter().map(|side| async move {
-                let sent = async { Ok(lane.conn_client(*side)?.batch_execute("COMMIT").await?) };
+                let (before, after) = match *side == leader {
+                    true => (Point::CommitLeader, Point::CommittedLeader),
+                    false => (Point::CommitFollower, Point::CommittedFollower),
+                };
+                let sent = async {
+                    reach(before).await?;
+                    lane.conn_client(*side)?.batch_execute("COMMIT").await?;
+                    reach(after).await
+                };
                 tokio::select! {
                     answer = sent => (*side, answer),
                     (_, fault) = inner.trouble(SideSet::EMPTY.with(*side)) => (*side, Err(Failure::Side(fault))),

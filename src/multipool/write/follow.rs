@@ -7,11 +7,12 @@
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
-use super::attempt::{Collected, Reply, Sql, Stop, fence_sql, in_order, names, stop_own};
+use super::attempt::{Collected, LONG_FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_own};
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::Failure;
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, ApplyParams, Arrays, Entry, place};
 use crate::multipool::merge::{self, Keys, collect_keys, widen_truncates};
 use crate::multipool::{SideFault, SideId};
@@ -20,7 +21,7 @@ use crate::multipool::{SideFault, SideId};
 const FOLLOW_SQL: &str = "-- write::follow()
 WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = kambana.max_each(l.confirmed, EXCLUDED.confirmed), closed = false),
+    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
     SELECT u.op, u.digest, $2, $5, e.n, $9, u.result
     FROM e, unnest($6::uuid[], $7::bigint[], $8::text[]) AS u(op, digest, result)
@@ -79,18 +80,11 @@ impl Lane {
         collected: &Collected,
         catalog: &Catalog,
     ) -> Result<Vec<(i64, i64)>, Stop> {
-        if !may_be_stale(catalog, &collected.entries) {
-            match self.repeat(epoch, leader, side, jobs, collected, catalog).await? {
-                Repeated::Doubtful(batches) => return Ok(batches),
-                Repeated::Refused => {
-                    let client = self.conn_client(side).map_err(|f| stop_own(side, f))?;
-                    let again = format!("ROLLBACK; {}", fence_sql(jobs));
-                    client
-                        .batch_execute(&again)
-                        .await
-                        .map_err(|e| stop_own(side, e.into()))?;
-                }
-            }
+        if !may_be_stale(catalog, &collected.entries)
+            && let Repeated::Doubtful(batches) =
+                self.repeat(epoch, leader, side, jobs, collected, catalog).await?
+        {
+            return Ok(batches);
         }
         self.take_over(epoch, leader, side, jobs, collected, catalog)
             .await
@@ -109,6 +103,7 @@ impl Lane {
         let own = |failure| stop_own(side, failure);
         let conn = self.conn(side)?;
         let client = conn.client().map_err(own)?;
+        reach(Point::FollowBefore).await.map_err(own)?;
         let plan = journal::plan(catalog, &collected.entries).map_err(|_| Stop::Again(Again::Catalog))?;
         let follow = conn.prepare(FOLLOW_SQL).await.map_err(own)?;
         let insert = conn.prepare(journal::INSERT_SQL).await.map_err(own)?;
@@ -169,6 +164,7 @@ impl Lane {
                 Err(failure) => return Err(own(failure)),
             }
         }
+        reach(Point::FollowApplied).await.map_err(own)?;
         #[cfg(mutant = "skip_guard")]
         doubtful.clear();
         Ok(Repeated::Doubtful(doubtful))
@@ -186,6 +182,11 @@ impl Lane {
     ) -> Result<Vec<(i64, i64)>, Stop> {
         let own = |failure| stop_own(side, failure);
         let client = self.conn_client(side).map_err(own)?;
+        // Begun anew: after a refusal, and planned for whole tables instead of a few keys.
+        client
+            .batch_execute(&format!("ROLLBACK; {LONG_FENCE_SQL}"))
+            .await
+            .map_err(|e| own(e.into()))?;
         let entering = Entering::new(self, jobs);
         let entered = client
             .query(FOLLOW_SQL, &entering.params(self, epoch, collected))
@@ -211,6 +212,7 @@ impl Lane {
             .batch_execute("SET CONSTRAINTS ALL IMMEDIATE")
             .await
             .map_err(|e| own(e.into()))?;
+        reach(Point::FollowApplied).await.map_err(own)?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 

@@ -14,6 +14,7 @@ use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure, Rejection};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
 use crate::multipool::statement::{self, Step};
 use crate::multipool::{OpId, SideId, Tx, WriteError};
@@ -22,7 +23,7 @@ use crate::multipool::{OpId, SideId, Tx, WriteError};
 const ENTER_SQL: &str = "-- write::enter()
 WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = kambana.max_each(l.confirmed, EXCLUDED.confirmed), closed = false),
+    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied) SELECT u.op, u.digest, $2, $5, e.n, $8
     FROM e, unnest($6::uuid[], $7::bigint[]) AS u(op, digest) ON CONFLICT (op) DO NOTHING RETURNING op)
 SELECT (SELECT n FROM e), (SELECT count(*) FROM o),
@@ -62,7 +63,9 @@ impl Lane {
         catalog: &Catalog,
     ) -> Result<Collected, Stop> {
         let conn = self.conn(leader)?;
-        match jobs {
+        let own = |failure| stop_own(leader, failure);
+        reach(Point::LeadBefore).await.map_err(own)?;
+        let collected = match jobs {
             [
                 Job {
                     work: Work::Transaction(closure),
@@ -71,7 +74,9 @@ impl Lane {
                 },
             ] => self.lead_transaction(epoch, leader, jobs, *op, closure).await,
             _ => self.lead_changes(epoch, leader, conn, jobs, catalog).await,
-        }
+        }?;
+        reach(Point::LeadCollected).await.map_err(own)?;
+        Ok(collected)
     }
 
     /// All statements of all declarative jobs in one round trip.
@@ -279,6 +284,7 @@ impl Lane {
         .await
         .map_err(own)?;
         self.check_entered(leader, &entered, jobs).await?;
+        reach(Point::LeadEntered).await.map_err(own)?;
         let unwatched = async { unwatched_writes(conn.client()?).await };
         let before = unwatched.await.map_err(own)?;
         let tx = Tx::new(conn, leader);
