@@ -87,6 +87,8 @@ pub struct PoolConfig {
     pub lock_timeout: Duration,
     /// `JOURNAL_RETENTION_HOURS`: how long settled journal rows and outcomes of operations are kept.
     pub journal_retention: Duration,
+    /// `COMPARE_EVERY_MINUTES`: pause between two comparisons of all tables in the background; 0 is off.
+    pub compare_every: Duration,
 }
 
 /// Settings of the web application.
@@ -140,6 +142,7 @@ impl PoolConfig {
             probe_deadline: Duration::from_millis(1000),
             lock_timeout: Duration::from_millis(900),
             journal_retention: Duration::from_secs(24 * 3600),
+            compare_every: Duration::from_secs(60 * 60),
         }
     }
 
@@ -188,6 +191,7 @@ impl PoolConfig {
             probe_deadline: ms("PROBE_DEADLINE_MS", d.probe_deadline)?,
             lock_timeout: ms("LOCK_TIMEOUT_MS", d.lock_timeout)?,
             journal_retention: Duration::from_secs(3600 * vars.or("JOURNAL_RETENTION_HOURS", 24u64)?),
+            compare_every: Duration::from_secs(60 * vars.or("COMPARE_EVERY_MINUTES", 60u64)?),
             sides: d.sides,
             instance: d.instance,
         })

@@ -9,7 +9,7 @@ use crate::config::PoolConfig;
 use crate::local::record;
 
 /// Arguments of every command that reaches the databases.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct DatabaseArgs {
     /// Use the databases of the `kambana up` that runs on this directory
     ///

@@ -1,6 +1,7 @@
 //! The command line: one file a command, each with its arguments, what it does, and its exit code.
 
 mod compare;
+mod conflicts;
 mod databases;
 mod init;
 mod local;
@@ -52,6 +53,7 @@ enum Command {
     Watch(watch::WatchArgs),
     Status(status::StatusArgs),
     Compare(compare::CompareArgs),
+    Conflicts(conflicts::ConflictsArgs),
 }
 
 /// What a command found out.
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
             Command::Watch(args) => watch::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Compare(args) => compare::run(args).await,
+            Command::Conflicts(args) => conflicts::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.

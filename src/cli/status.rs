@@ -28,7 +28,7 @@ Examples:
 
 Exit codes:
   0  every side is active
-  1  degraded: a side is out or catching up, or nothing can be written
+  1  degraded: a side is out or catching up, rows differ or are refused, or nothing can be written
   2  no instance answers")]
 pub struct StatusArgs {
     /// Print the instance's answer as it is
@@ -43,22 +43,24 @@ pub struct StatusArgs {
 }
 
 pub async fn run(args: StatusArgs) -> Result<Verdict, Failure> {
-    let urls = match args.url {
-        Some(url) => vec![url],
-        None => match Record::read(&data_dir(args.data)) {
-            Ok(record) => record.urls(),
-            Err(e @ LocalError::NotUp(_)) => {
-                return Err(Failure(format!("{e}; or name an instance with --url")));
-            }
-            Err(e) => return Err(e.into()),
-        },
-    };
-    let status = ask(&urls).await?;
+    let status = ask(&urls(args.url, args.data)?).await?;
     match args.json {
         true => say(serde_json::to_string_pretty(&status)?),
         false => print(&status),
     }
     Ok(verdict(&status))
+}
+
+/// The instances that are asked.
+pub(super) fn urls(url: Option<String>, data: Option<PathBuf>) -> Result<Vec<String>, Failure> {
+    if let Some(url) = url {
+        return Ok(vec![url]);
+    }
+    match Record::read(&data_dir(data)) {
+        Ok(record) => Ok(record.urls()),
+        Err(e @ LocalError::NotUp(_)) => Err(Failure(format!("{e}; or name an instance with --url"))),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// The first answer; an instance that is down is no reason not to ask the next one.
@@ -85,7 +87,10 @@ fn verdict(status: &Value) -> Verdict {
     let whole = status["sides"]
         .as_object()
         .is_some_and(|sides| !sides.is_empty() && sides.values().all(|side| side["state"] == "active"));
-    match whole && status["writable"] == true {
+    // What nothing explains, or what a database refuses, is a difference.
+    let different = status["certificate"]["differing"].as_i64().unwrap_or(0) > 0
+        || status["held_changes"].as_i64().unwrap_or(0) > 0;
+    match whole && !different && status["writable"] == true {
         true => Verdict::Fine,
         false => Verdict::Degraded,
     }
@@ -128,6 +133,13 @@ fn print(status: &Value) {
         ]);
     }
     say(table);
+    say(certificate(&status["certificate"]));
+    let (open, held) = (&status["open_conflicts"], &status["held_changes"]);
+    if *open != 0 || *held != 0 {
+        say(format!(
+            "{open} conflict(s) to decide, {held} change(s) refused by a side: kambana conflicts"
+        ));
+    }
     let events = status["events"].as_array().map_or(&[][..], Vec::as_slice);
     for event in &events[events.len().saturating_sub(EVENTS)..] {
         say(format!(
@@ -136,6 +148,27 @@ fn print(status: &Value) {
             text(&event["what"])
         ));
     }
+}
+
+/// The latest background comparison on one line.
+fn certificate(of: &Value) -> String {
+    if of.is_null() {
+        return "compared: not yet".to_owned();
+    }
+    let verdict = match (of["differing"].as_i64(), of["explained"].as_i64()) {
+        (Some(0), Some(0)) => "identical".to_owned(),
+        (Some(0), waiting) => format!("no difference, {} rows on their way", waiting.unwrap_or(0)),
+        (differing, _) => format!("{} rows DIFFER (kambana compare)", differing.unwrap_or(0)),
+    };
+    format!(
+        "compared: {} by {}, epoch {}, {} rows in {} tables, digest {}: {verdict}",
+        to_seconds(&text(&of["at"])),
+        text(&of["instance"]),
+        text(&of["epoch"]),
+        text(&of["rows"]),
+        text(&of["tables"]),
+        text(&of["digest"]),
+    )
 }
 
 fn fault(fault: &Value) -> String {
@@ -147,7 +180,7 @@ fn fault(fault: &Value) -> String {
 }
 
 /// RFC 3339 without the fraction of a second.
-fn to_seconds(time: &str) -> String {
+pub(super) fn to_seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => time.to_owned(),
@@ -155,7 +188,7 @@ fn to_seconds(time: &str) -> String {
 }
 
 /// A value for people: no quotes, and a dash for nothing.
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => text.clone(),
@@ -178,6 +211,10 @@ mod tests {
         assert_eq!(status("active", "catching_up", true), Verdict::Degraded);
         assert_eq!(status("active", "active", false), Verdict::Degraded);
         assert_eq!(verdict(&json!({})), Verdict::Degraded);
+        let mut different = json!({"writable": true, "sides": {"a": {"state": "active"}}, "held_changes": 0});
+        assert_eq!(verdict(&different), Verdict::Fine);
+        different["certificate"] = json!({"differing": 1});
+        assert_eq!(verdict(&different), Verdict::Degraded);
     }
 
     #[test]
@@ -201,6 +238,9 @@ mod tests {
                 open_rows: None,
                 caught_up_keys: 0,
             }),
+            open_conflicts: 0,
+            held_changes: 0,
+            certificate: None,
             waiting_writes: 0,
             events: vec![],
         };

@@ -1,4 +1,4 @@
-//! A GET to our own instances: enough HTTP/1.1 for readiness and status, no dependency.
+//! A GET or a POST to our own instances: enough HTTP/1.1 for readiness and status, no dependency.
 
 use std::time::Duration;
 
@@ -22,12 +22,36 @@ pub struct Answer {
 /// # Errors
 /// What went wrong, as one clause.
 pub async fn get(url: &str, deadline: Duration) -> Result<Answer, String> {
-    tokio::time::timeout(deadline, exchange(url))
+    let sent = exchange(url, "GET", "");
+    tokio::time::timeout(deadline, sent)
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {} ms", deadline.as_millis())))
 }
 
-async fn exchange(url: &str) -> Result<Answer, String> {
+/// Sends a JSON body as operation `op` within `deadline`. Without an answer it may have been carried out; repeating it with
+/// the same `op` is safe.
+///
+/// # Errors
+/// What went wrong, as one clause.
+pub async fn post(
+    url: &str,
+    body: &serde_json::Value,
+    op: &str,
+    deadline: Duration,
+) -> Result<Answer, String> {
+    let body = body.to_string();
+    let rest = format!(
+        "Content-Type: application/json\r\nIdempotency-Key: {op}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let sent = exchange(url, "POST", &rest);
+    tokio::time::timeout(deadline, sent)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer within {} ms", deadline.as_millis())))
+}
+
+/// `rest_of_request`: more header lines, the empty line and the body; nothing for none of them.
+async fn exchange(url: &str, method: &str, rest_of_request: &str) -> Result<Answer, String> {
     let rest = url
         .strip_prefix("http://")
         .ok_or_else(|| format!("`{url}` is not an http:// address"))?;
@@ -41,7 +65,12 @@ async fn exchange(url: &str) -> Result<Answer, String> {
     };
     let mut stream = TcpStream::connect(&address).await.map_err(|e| e.to_string())?;
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n{}",
+        if rest_of_request.is_empty() {
+            "\r\n"
+        } else {
+            rest_of_request
+        }
     );
     stream
         .write_all(request.as_bytes())

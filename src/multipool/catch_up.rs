@@ -338,10 +338,11 @@ fn lanes(
     lanes
 }
 
-/// Begins a transaction on the target, if it still waits for this repairer.
+/// Begins a transaction on the target, if it still waits for this repairer. Rows that depend on each other are written by
+/// one statement, however many they are; nobody waits for it but the side itself.
 async fn begin_chunk(to: &Client, epoch: &Epoch, token: Uuid) -> Result<(), Failure> {
     to.batch_execute(
-        "BEGIN; SET LOCAL statement_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+        "BEGIN; SET LOCAL statement_timeout = '10min'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
          LOCK TABLE kambana.fence IN ROW SHARE MODE",
     )
     .await?;

@@ -1,76 +1,48 @@
-//! Proof: counts and digests per table, then the differing rows. The comparison itself is pure.
+//! Proof that the sides are identical, while writes go on.
+//!
+//! Writers wait for the milliseconds in which every side takes its snapshot (`snapshot`). What differs in the snapshots
+//! is found by digests (`digest`). A differing row whose change is open in one of the snapshots is *explained*: it is on
+//! its way, and is looked at again in later snapshots (`explain`) until it was equal once, or nothing explains it any more.
+//! Nothing is written on any side; if we die, nothing is left.
+
+mod digest;
+mod explain;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::catalog::{self, Table, ident, key_type, row_type};
-use super::connection::{Failure, connect_all, words};
+use super::catalog::{self, Catalog, Table};
+use super::connection::{Failure, words};
 use super::{ConnectError, PerSide, SideId};
 use crate::config::PoolConfig;
+pub(super) use digest::{Digests, count, digests};
+use digest::{differing_keys, fold};
+use explain::Explanations;
+use snapshot::Snapshots;
 
-/// Rows are digested in this many buckets by key, so that a difference is found without moving the table.
-const BUCKETS: i32 = 256;
+type At = (SideId, Failure);
 
-/// Per bucket: number of rows and the sum of their digests.
-pub(super) type Digests = BTreeMap<i32, (i64, String)>;
+/// How many differing rows of a table are listed.
+pub const MAX_DIFFERENCES: usize = 100;
 
-/// Rows counted by a set of digests.
-pub(super) fn count(digests: &Digests) -> i64 {
-    digests.values().map(|(rows, _)| rows).sum()
-}
+/// Explained rows that are looked at again; beyond, they are only counted.
+const MAX_LOOKED_AT_AGAIN: usize = 10_000;
 
-fn parts(table: &Table) -> (String, String) {
-    let values: Vec<String> = table
-        .columns
-        .iter()
-        .map(|c| format!("t.{}", ident(&c.name)))
-        .collect();
-    let key: Vec<String> = table.key.iter().map(|k| format!("t.{}", ident(k))).collect();
-    (
-        format!("ROW({})::{}::text", key.join(", "), key_type(&table.name)),
-        format!("ROW({})::{}::text", values.join(", "), row_type(&table.name)),
-    )
-}
+/// How long explained rows are looked at again, and how often.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(250);
 
-/// Digests of one table in the client's snapshot.
-pub(super) async fn digests(client: &Client, table: &Table) -> Result<Digests, Failure> {
-    let (key, image) = parts(table);
-    let sql = format!(
-        "-- compare::digests()\nSELECT bucket, count(*), sum(('x' || left(digest, 15))::bit(60)::bigint)::text \
-         FROM (SELECT ('x' || left(md5({key}), 8))::bit(32)::int & {mask} AS bucket, md5({image}) AS digest \
-               FROM {table} AS t) AS r GROUP BY bucket",
-        mask = BUCKETS - 1,
-        table = table.ident,
-    );
-    let rows = client.query(&sql, &[]).await?;
-    Ok(rows.iter().map(|r| (r.get(0), (r.get(1), r.get(2)))).collect())
-}
-
-/// Key and image of every row in some buckets.
-async fn rows_of(
-    client: &Client,
-    table: &Table,
-    buckets: &[i32],
-) -> Result<BTreeMap<String, String>, Failure> {
-    let (key, image) = parts(table);
-    let sql = format!(
-        "-- compare::rows_of()\nSELECT {key}, {image} FROM {table} AS t \
-         WHERE (('x' || left(md5({key}), 8))::bit(32)::int & {mask}) = ANY($1)",
-        mask = BUCKETS - 1,
-        table = table.ident,
-    );
-    let rows = client.query(&sql, &[&buckets]).await?;
-    Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
-}
-
-/// A row that is not the same everywhere.
+/// A row that is not the same everywhere, and nothing explains it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// Record text of the key.
     pub key: String,
+    /// Names of the columns that differ; all of them where the row is missing on a side.
+    pub columns: Vec<String>,
     /// Record text of the row on each side; `None` where it is missing.
     pub images: PerSide<Option<String>>,
 }
@@ -90,101 +62,96 @@ pub struct TableComparison {
     pub differences: Vec<Difference>,
     /// Number of differing rows, all of them.
     pub differing: usize,
+    /// Rows that were still on their way when this comparison stopped looking.
+    pub explained: usize,
 }
 
 /// The result of comparing every watched table on every side.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// Epoch it was made in.
     pub epoch: i64,
-    /// Whether every table is identical everywhere.
+    /// Whether every row was the same everywhere, at one moment or, if it was on its way then, a moment later.
     pub identical: bool,
     /// One entry a watched table.
     pub tables: Vec<TableComparison>,
+    /// The longest time that writers had to wait, in milliseconds.
+    pub pause_ms: f64,
+    /// How long all of it took, in milliseconds.
+    pub took_ms: f64,
 }
 
-/// How many differing rows of a table are listed.
-pub const MAX_DIFFERENCES: usize = 100;
+impl Comparison {
+    /// Rows that differ without an explanation.
+    pub fn differing(&self) -> usize {
+        self.tables.iter().map(|t| t.differing).sum()
+    }
 
-/// Rows that differ between sides.
-fn differences(rows: &PerSide<BTreeMap<String, String>>) -> Vec<Difference> {
-    let keys: BTreeSet<&String> = rows.iter().flat_map(|(_, side)| side.keys()).collect();
-    keys.into_iter()
-        .map(|key| Difference {
-            key: key.clone(),
-            images: rows.map(|_, side| side.get(key).cloned()),
-        })
-        .filter(|d| {
-            let mut images = d.images.iter().map(|(_, image)| image);
-            let first = images.next();
-            images.any(|image| Some(image) != first)
-        })
-        .collect()
+    /// Rows that were still on their way.
+    pub fn explained(&self) -> usize {
+        self.tables.iter().map(|t| t.explained).sum()
+    }
+
+    /// Rows of all tables, as on the first side.
+    pub fn rows(&self) -> i64 {
+        let first = |rows: &PerSide<i64>| rows.iter().next().map_or(0, |(_, rows)| *rows);
+        self.tables.iter().map(|t| first(&t.rows)).sum()
+    }
+
+    /// One short text for all tables, as on the first side.
+    pub fn digest(&self) -> String {
+        let first = |t: &TableComparison| {
+            let digest = t.digest.iter().next().map_or("", |(_, digest)| digest);
+            format!("{} {digest}\n", t.table)
+        };
+        digest::short(self.tables.iter().map(first))
+    }
 }
 
-/// Compares every watched table while writes go on: the fence is held for the moment in which each side takes its
-/// snapshot, so that no write of the pool is on one side only.
+/// Compares every watched table while writes go on.
 ///
 /// # Errors
 /// A side that does not answer or is not installed, by name.
 pub async fn compare(config: &PoolConfig) -> Result<Comparison, ConnectError> {
-    let say = |(side, failure): (SideId, Failure)| ConnectError(format!("side {side}: {}", words(&failure)));
-    let fences = connect_all(config).await.map_err(say)?;
-    let snapshots = connect_all(config).await.map_err(say)?;
-    let mut tries = 0;
-    while let Err((side, failure)) = take_snapshots(&fences, &snapshots).await {
-        tries += 1;
-        if !matches!(failure, Failure::Repeat(_)) || tries == MAX_TRIES {
-            return Err(say((side, failure)));
-        }
-        roll_back(&snapshots).await;
-        tokio::time::sleep(Duration::from_millis(10 * tries)).await;
-    }
-    compare_snapshots(&snapshots).await.map_err(say)
+    let say = |(side, failure): At| ConnectError(format!("side {side}: {}", words(&failure)));
+    compare_sides(config).await.map_err(say)
 }
 
-/// How often the fence is tried for 100 ms each before a comparison gives up.
-const MAX_TRIES: u64 = 50;
+/// Rows of one table that are looked at again.
+type Waiting = BTreeMap<String, BTreeSet<String>>;
 
-async fn roll_back(clients: &PerSide<Client>) {
-    for (side, client) in clients.iter() {
-        if let Err(error) = client.batch_execute("ROLLBACK").await {
-            tracing::debug!(%side, %error, "rollback of a comparison");
-        }
+async fn compare_sides(config: &PoolConfig) -> Result<Comparison, At> {
+    let began = Instant::now();
+    let mut snapshots = Snapshots::connect(config).await?;
+    snapshots.take().await?;
+    let (epoch, catalog) = structure(snapshots.clients()).await?;
+    let mut waiting = Waiting::new();
+    let mut tables = Vec::new();
+    for table in catalog.values() {
+        tables.push(compare_table(snapshots.clients(), table, &mut waiting).await?);
     }
+    let until = Instant::now() + PATIENCE;
+    while !waiting.is_empty() && Instant::now() < until {
+        tokio::time::sleep(PAUSE).await;
+        snapshots.take().await?;
+        look_again(snapshots.clients(), &catalog, &mut tables, &mut waiting).await?;
+    }
+    snapshots.end().await?;
+    let identical = tables.iter().all(|t| t.differing == 0 && t.explained == 0);
+    Ok(Comparison {
+        epoch,
+        identical,
+        tables,
+        pause_ms: snapshots.pause.as_secs_f64() * 1000.0,
+        took_ms: began.elapsed().as_secs_f64() * 1000.0,
+    })
 }
 
-async fn take_snapshots(
-    fences: &PerSide<Client>,
-    snapshots: &PerSide<Client>,
-) -> Result<(), (SideId, Failure)> {
-    let taken = async {
-        for (side, client) in fences.iter() {
-            client
-                .batch_execute(
-                    "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE kambana.fence IN EXCLUSIVE MODE",
-                )
-                .await
-                .map_err(|e| (side, e.into()))?;
-        }
-        // The SELECT takes the snapshot; BEGIN alone does not.
-        for (side, client) in snapshots.iter() {
-            client
-                .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1")
-                .await
-                .map_err(|e| (side, e.into()))?;
-        }
-        Ok(())
-    }
-    .await;
-    roll_back(fences).await;
-    taken
-}
-
-async fn compare_snapshots(snapshots: &PerSide<Client>) -> Result<Comparison, (SideId, Failure)> {
+/// The newest epoch that a side stores, and the watched tables.
+async fn structure(clients: &PerSide<Client>) -> Result<(i64, Catalog), At> {
     let mut epoch = 0;
     let mut catalog = None;
-    for (side, client) in snapshots.iter() {
+    for (side, client) in clients.iter() {
         let row = client
             .query_one("-- compare::epoch()\nSELECT n FROM kambana.epoch", &[])
             .await
@@ -194,74 +161,159 @@ async fn compare_snapshots(snapshots: &PerSide<Client>) -> Result<Comparison, (S
             catalog = Some(catalog::load(client).await.map_err(|f| (side, f))?);
         }
     }
-    let mut tables = Vec::new();
-    for table in catalog.unwrap_or_default().values() {
-        let found = futures::future::try_join_all(
-            snapshots
-                .iter()
-                .map(|(side, client)| async move { digests(client, table).await.map_err(|f| (side, f)) }),
-        )
-        .await?;
-        let buckets: Vec<i32> = (0..BUCKETS)
-            .filter(|b| found.iter().any(|d| d.get(b) != found[0].get(b)))
-            .collect();
-        let mut rows = snapshots.map(|_, _| BTreeMap::new());
-        if !buckets.is_empty() {
-            for (side, client) in snapshots.iter() {
-                rows[side] = rows_of(client, table, &buckets).await.map_err(|f| (side, f))?;
-            }
-        }
-        let mut differences = differences(&rows);
-        let differing = differences.len();
-        differences.truncate(MAX_DIFFERENCES);
-        tables.push(TableComparison {
-            table: table.name.clone(),
-            columns: table.columns.iter().map(|c| c.name.clone()).collect(),
-            rows: snapshots.map(|side, _| count(&found[side.index()])),
-            digest: snapshots.map(|side, _| fold(&found[side.index()])),
-            differences,
-            differing,
-        });
-    }
-    Ok(Comparison {
-        epoch,
-        identical: tables.iter().all(|t| t.differing == 0),
-        tables,
-    })
+    Ok((epoch, catalog.unwrap_or_default()))
 }
 
-/// One short text for all buckets.
-fn fold(digests: &Digests) -> String {
-    use sha2::{Digest, Sha256};
-    let mut hash = Sha256::new();
-    for (bucket, (rows, sum)) in digests {
-        hash.update(format!("{bucket} {rows} {sum}\n"));
-    }
-    hash.finalize()
+/// One table in the snapshots; what is explained is added to `waiting`.
+async fn compare_table(
+    clients: &PerSide<Client>,
+    table: &Table,
+    waiting: &mut Waiting,
+) -> Result<TableComparison, At> {
+    let asked = clients
         .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
+        .map(|(side, client)| async move { digests(client, table).await.map_err(|f| (side, f)) });
+    let found = futures::future::try_join_all(asked).await?;
+    let found = PerSide::new(clients.count(), |side| found[side.index()].clone());
+    let mut compared = TableComparison {
+        table: table.name.clone(),
+        columns: table.columns.iter().map(|c| c.name.clone()).collect(),
+        rows: found.map(|_, digests| count(digests)),
+        digest: found.map(|_, digests| fold(digests)),
+        differences: Vec::new(),
+        differing: 0,
+        explained: 0,
+    };
+    let mut explanations = None;
+    for group in digest::groups(&found) {
+        let keys = differing_keys(clients, table, &group).await?;
+        if keys.is_empty() {
+            continue;
+        }
+        let known = match &explanations {
+            Some(known) => known,
+            None => explanations.insert(Explanations::read(clients, &table.name).await?),
+        };
+        let (on_their_way, different): (Vec<String>, Vec<String>) =
+            keys.into_iter().partition(|key| known.explains(key));
+        compared.explained += on_their_way.len();
+        let again = waiting.entry(table.name.clone()).or_default();
+        again.extend(
+            on_their_way
+                .into_iter()
+                .take(MAX_LOOKED_AT_AGAIN.saturating_sub(again.len())),
+        );
+        report(clients, table, &mut compared, &different).await?;
+    }
+    waiting.retain(|_, keys| !keys.is_empty());
+    Ok(compared)
+}
+
+/// Adds rows that differ without an explanation.
+async fn report(
+    clients: &PerSide<Client>,
+    table: &Table,
+    compared: &mut TableComparison,
+    keys: &[String],
+) -> Result<(), At> {
+    compared.differing += keys.len();
+    let room = MAX_DIFFERENCES - compared.differences.len();
+    let keys = &keys[..keys.len().min(room)];
+    if !keys.is_empty() {
+        let images = digest::images(clients, table, keys).await?;
+        let listed = keys.iter().map(|key| Difference {
+            key: key.clone(),
+            columns: differing_columns(table, &images[key]),
+            images: images[key].clone(),
+        });
+        compared.differences.extend(listed);
+    }
+    Ok(())
+}
+
+/// Explained rows in fresh snapshots: those that are equal now are done with, those that nothing explains differ.
+async fn look_again(
+    clients: &PerSide<Client>,
+    catalog: &Catalog,
+    tables: &mut [TableComparison],
+    waiting: &mut Waiting,
+) -> Result<(), At> {
+    for compared in tables.iter_mut() {
+        let (Some(keys), Some(table)) = (waiting.get_mut(&compared.table), catalog.get(&compared.table))
+        else {
+            continue;
+        };
+        let asked: Vec<String> = keys.iter().cloned().collect();
+        let known = Explanations::read(clients, &table.name).await?;
+        let images = digest::images(clients, table, &asked).await?;
+        let mut different = Vec::new();
+        for key in asked {
+            let differs = images
+                .get(&key)
+                .is_some_and(|images| !same(images.iter().map(|(_, image)| image)));
+            if differs && known.explains(&key) {
+                continue;
+            }
+            keys.remove(&key);
+            compared.explained -= 1;
+            if differs {
+                different.push(key);
+            }
+        }
+        report(clients, table, compared, &different).await?;
+    }
+    waiting.retain(|_, keys| !keys.is_empty());
+    Ok(())
+}
+
+fn same<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
+    let first = values.next();
+    values.all(|value| Some(&value) == first.as_ref())
+}
+
+/// Names of the columns in which these images differ.
+fn differing_columns(table: &Table, images: &PerSide<Option<String>>) -> Vec<String> {
+    let fields = images.map(|_, image| image.as_deref().map(catalog::parse_record));
+    let differs = |place: usize| {
+        !same(
+            fields
+                .iter()
+                .map(|(_, fields)| fields.as_ref().map(|fields| fields.get(place))),
+        )
+    };
+    let columns = table.columns.iter().enumerate();
+    columns
+        .filter(|(place, _)| differs(*place))
+        .map(|(_, column)| column.name.clone())
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::catalog::Column;
     use super::*;
 
     #[test]
-    fn a_missing_and_a_changed_row_are_differences() {
-        let side = |rows: &[(&str, &str)]| -> BTreeMap<String, String> {
-            rows.iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect()
+    fn the_differing_columns_are_named() {
+        let column = |name: &str| Column {
+            name: name.into(),
+            sql_type: "text".into(),
         };
-        let a = side(&[("(1)", "x"), ("(2)", "y"), ("(3)", "z")]);
-        let b = side(&[("(1)", "x"), ("(2)", "Y"), ("(4)", "z")]);
-        let both = [a, b];
-        let found = differences(&PerSide::new(2, |s| both[s.index()].clone()));
-        let keys: Vec<&str> = found.iter().map(|d| d.key.as_str()).collect();
-        assert_eq!(keys, ["(2)", "(3)", "(4)"]);
-        let same = [both[0].clone(), both[0].clone()];
-        assert!(differences(&PerSide::new(2, |s| same[s.index()].clone())).is_empty());
+        let table = Table::new(
+            "t",
+            vec![column("id"), column("x"), column("y")],
+            vec!["id".into()],
+        );
+        let images = |a: Option<&str>, b: Option<&str>| {
+            let both = [a.map(str::to_owned), b.map(str::to_owned)];
+            differing_columns(&table, &PerSide::new(2, |side| both[side.index()].clone()))
+        };
+        assert_eq!(images(Some("(1,a,)"), Some("(1,b,)")), ["x"]);
+        assert_eq!(images(Some("(1,a,)"), None), ["id", "x", "y"]);
+        assert_eq!(
+            images(Some("(1,,\"\")"), Some("(1,,)")),
+            ["y"],
+            "empty is not NULL"
+        );
     }
 }

@@ -88,6 +88,11 @@ pub enum NotApplied {
     /// Somebody holds a lock that this write needs.
     #[error("another program holds a lock on this data")]
     Locked,
+    /// A side refuses a change of this row that is already on another side.
+    #[error(
+        "a change of this row that another program made on one side is refused by the other; see `kambana conflicts`"
+    )]
+    Held,
     /// The operation's deadline passed before anything was committed.
     #[error("the databases did not answer in time")]
     Deadline,

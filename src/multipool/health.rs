@@ -73,11 +73,14 @@ WITH h AS (
     ON CONFLICT (instance) DO UPDATE SET beat = EXCLUDED.beat, reaches = EXCLUDED.reaches, at = EXCLUDED.at
     RETURNING beat)
 SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_version'),
-    EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0)
+    EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0 AND NOT EXISTS (SELECT FROM kambana.held AS r
+        WHERE r.retry_at > clock_timestamp() AND r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))))
     OR EXISTS (SELECT FROM kambana.lane l JOIN kambana.op o ON o.lane = l.lane
         AND o.batch > (SELECT min(coalesce(l.confirmed[i + 1], 0)) FROM generate_series(0, 15) AS i
                        WHERE e.members & (1 << i) <> 0)
-        WHERE NOT l.closed AND o.at < clock_timestamp() - interval '2 s'),
+        WHERE NOT l.closed AND o.at < clock_timestamp() - interval '2 s' AND NOT EXISTS (
+            SELECT FROM kambana.journal j JOIN kambana.held AS r ON r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))
+            WHERE r.retry_at > clock_timestamp() AND (j.lane, j.batch, j.op) = (o.lane, o.batch, o.op))),
     (SELECT coalesce(bit_or(p.reaches), 0) FROM kambana.heartbeat AS p
       WHERE p.instance <> $1 AND p.at > clock_timestamp() - interval '1.5 s'),
     e.reason

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use super::catalog::{Catalog, Fingerprint};
+use super::check::Proof;
 use super::connection::{Conn, Failure};
 use super::epoch::{Epoch, StateFile};
 use super::health::Health;
@@ -58,6 +59,7 @@ pub(super) struct Inner {
     pub catalog: Mutex<Known>,
     pub pending: Pending,
     pub events: Mutex<VecDeque<Event>>,
+    pub proof: Mutex<Proof>,
     pub tasks: Mutex<Vec<(String, JoinHandle<()>)>>,
 }
 

@@ -57,27 +57,66 @@ CREATE TABLE IF NOT EXISTS kambana.journal (
     old_key text,                          -- before the change, where it differs
     image   text,                          -- record text of the row after the change, columns by name
     xid     xid8   NOT NULL DEFAULT pg_current_xact_id(),
-    at      timestamptz NOT NULL DEFAULT now()
+    at      timestamptz NOT NULL DEFAULT now(),
+    epoch   bigint,                        -- foreign writes: the epoch that this side stored then
+    clock   bigint                         -- foreign writes: kambana.clock then
 );
 CREATE INDEX IF NOT EXISTS journal_batch ON kambana.journal (lane, batch);
 CREATE INDEX IF NOT EXISTS journal_foreign ON kambana.journal (tbl, key) WHERE lane = 0;
 COMMENT ON TABLE kambana.journal IS 'Compensation journal: every captured row change';
 
+CREATE SEQUENCE IF NOT EXISTS kambana.clock;
+COMMENT ON SEQUENCE kambana.clock IS 'Hybrid logical clock: microseconds, never behind what this side has seen';
+
 CREATE TABLE IF NOT EXISTS kambana.conflict (
-    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id         text PRIMARY KEY,           -- made from lost_op, tbl and key: the same on every side
     tbl        text NOT NULL,
-    key        text NOT NULL,
+    key        text NOT NULL,              -- empty: the whole table (a truncate)
     kept_side  text NOT NULL,
     kept_image text,                       -- NULL: the row does not exist there
     lost_side  text NOT NULL,
     lost_image text,
     lost_op    uuid NOT NULL,
-    at         timestamptz NOT NULL DEFAULT now()
+    rule       text NOT NULL,              -- why this side was kept: newest, a, b, ask, pool, return
+    state      text NOT NULL,              -- open, rule (nobody was asked), kept, lost, dismissed
+    at         timestamptz NOT NULL,       -- by the clock of the instance that found it
+    decided_at timestamptz,
+    decided_op uuid                        -- the operation that put the losing image in effect
 );
 COMMENT ON TABLE kambana.conflict IS 'Both images of every row that was changed differently on two sides';
 
+CREATE TABLE IF NOT EXISTS kambana.held (
+    tbl       text NOT NULL,
+    key       text NOT NULL,               -- empty: every open change of this table
+    from_side text NOT NULL,
+    to_side   text NOT NULL,
+    reason    text NOT NULL,
+    tries     integer NOT NULL DEFAULT 1,
+    since     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    retry_at  timestamptz NOT NULL,        -- by this server's own clock
+    PRIMARY KEY (tbl, key)
+);
+COMMENT ON TABLE kambana.held IS 'Open changes that another side refuses; each is tried again by itself';
+
+CREATE TABLE IF NOT EXISTS kambana.certificate (
+    id        uuid PRIMARY KEY,
+    at        timestamptz NOT NULL,        -- by the clock of the instance that compared
+    instance  text   NOT NULL,
+    epoch     bigint NOT NULL,
+    tables    integer NOT NULL,
+    row_count bigint NOT NULL,
+    digest    text   NOT NULL,             -- of all tables, as on the leader
+    differing bigint NOT NULL,             -- rows that differ and that no open change explains
+    explained bigint NOT NULL,             -- rows whose change was still on its way
+    found     text   NOT NULL,             -- JSON: the first differing rows by table, key and columns
+    pause_ms  double precision NOT NULL,   -- how long writers waited at most
+    took_ms   double precision NOT NULL
+);
+COMMENT ON TABLE kambana.certificate IS 'Results of the background comparison, newest by at';
+
 CREATE TABLE IF NOT EXISTS kambana.watched (
-    tbl text PRIMARY KEY
+    tbl text PRIMARY KEY,
+    on_conflict text NOT NULL DEFAULT 'newest' -- or a, b, … (this side wins), or ask
 );
 COMMENT ON TABLE kambana.watched IS 'Tables kept identical';
 

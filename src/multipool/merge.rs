@@ -1,27 +1,48 @@
 //! Bringing two sides together under both fences: what is open on one side only is copied, row state by row state.
 //!
+//! Where both have changed a row, [`clash`] decides who gives way and [`keep`] keeps both images. A key that the other side
+//! refuses is left open and held by itself ([`apart`], [`held`]): it holds up no other.
+//!
 //! Images are read anew from the side that has them, never taken from the journal: a journal row may be older than the
 //! row. Nothing is in flight while both fences are held, so what is missing is missing for good. If we die between the
 //! two commits, the next merge finds the rest: presence is asked from the data, not remembered.
 
+mod apart;
+mod both;
+mod clash;
 mod copy;
+mod held;
+mod keep;
 mod ledger;
 mod open;
 mod stage;
+mod together;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
+use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::connection::{Conn, Failure};
+use super::connection::{Conn, Failure, Rejection, Repeat};
 use super::epoch::{self, Epoch, Fence};
 use super::failpoint::{Point, reach};
 use super::inner::Inner;
-use super::{SideId, sequences};
-use copy::no_foreign_write;
+use super::{SideId, conflicts, sequences};
+use apart::{Copied, Stuck};
+use both::Both;
+use clash::Verdict;
 pub(super) use copy::{Copying, Keys, collect_keys, copy, widen_truncates};
-use ledger::{Batches, keep_conflicts, ledger, settle};
-use open::{keep_missing, keys_with_ops, losers, open, open_keys, present};
+use held::Held;
+use keep::align_conflicts;
+use ledger::{Batches, Lost, ledger, settle};
+use open::{Open, Resting, join_clocks, keep_missing, keys_with_ops, open, open_keys, present};
+use together::Together;
+
+type At = (SideId, Failure);
+
+/// A foreign writer changed a row while it was copied: the sweep begins anew at once, so often at most.
+const SWEEP_TRIES: u32 = 6;
 
 /// How long a merge tries to get both fences before it gives up and is started anew.
 const FENCE_TRIES: u32 = 30;
@@ -44,13 +65,22 @@ pub(super) enum Purpose {
 ///
 /// # Errors
 /// The side in trouble; nothing is half done that the next merge would not find.
-pub(super) async fn sweep(inner: &Inner, epoch: &Epoch) -> Result<u64, (SideId, Failure)> {
+pub(super) async fn sweep(inner: &Inner, epoch: &Epoch) -> Result<u64, At> {
     let Some(leader) = epoch.members.leader() else {
         return Ok(0);
     };
     let mut copied = 0;
     for other in epoch.members.iter().filter(|side| *side != leader) {
-        copied += merge(inner, epoch, leader, other, Purpose::Sweep).await?;
+        let mut tries = 0;
+        copied += loop {
+            match merge(inner, epoch, leader, other, Purpose::Sweep).await {
+                Err((_, Failure::Repeat(Repeat::Contention))) if tries < SWEEP_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                done => break done?,
+            }
+        };
     }
     Ok(copied)
 }
@@ -62,39 +92,43 @@ pub(super) async fn merge(
     lead: SideId,
     other: SideId,
     purpose: Purpose,
-) -> Result<u64, (SideId, Failure)> {
+) -> Result<u64, At> {
     let a = Conn::open(&inner.sides[lead].writes)
         .await
         .map_err(|f| (lead, f))?;
     let b = Conn::open(&inner.sides[other].writes)
         .await
         .map_err(|f| (other, f))?;
-    let (mut tries, mut pause) = (0, std::time::Duration::from_millis(5));
+    let (mut tries, mut pause) = (0, Duration::from_millis(5));
     a.set_busy(true);
     b.set_busy(true);
     let (fence_a, fence_b) = loop {
         let at_a = a.client().map_err(|f| (lead, f))?;
         let at_b = b.client().map_err(|f| (other, f))?;
-        let fence_a = match Fence::take(at_a).await {
-            Ok(fence) => Some(fence),
-            Err(Failure::Repeat(_)) if tries < FENCE_TRIES => None,
-            Err(failure) => return Err((lead, failure)),
-        };
-        if let Some(fence_a) = fence_a {
-            match Fence::take(at_b).await {
-                Ok(fence_b) => break (fence_a, fence_b),
-                Err(Failure::Repeat(_)) if tries < FENCE_TRIES => {
-                    fence_a.release().await.map_err(|f| (lead, f))?;
-                }
-                Err(failure) => return Err((other, failure)),
+        // Both at once: a writer asks for both at once too. One after the other, the writers that queue behind us for the
+        // first would hold the second, and under load we would never get it.
+        let (fence_a, fence_b) = tokio::join!(Fence::take(at_a), Fence::take(at_b));
+        let failed = match (fence_a, fence_b) {
+            (Ok(fence_a), Ok(fence_b)) => break (fence_a, fence_b),
+            (Ok(fence_a), Err(failure)) => {
+                fence_a.release().await.map_err(|f| (lead, f))?;
+                (other, failure)
             }
+            (Err(failure), Ok(fence_b)) => {
+                fence_b.release().await.map_err(|f| (other, f))?;
+                (lead, failure)
+            }
+            (Err(failure), Err(_)) => (lead, failure),
+        };
+        if !matches!(failed.1, Failure::Repeat(_)) || tries >= FENCE_TRIES {
+            return Err(failed);
         }
         tries += 1;
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(std::time::Duration::from_millis(100));
+        pause = (pause * 2).min(Duration::from_millis(100));
     };
     reach(Point::MergeFenced).await.map_err(|f| (lead, f))?;
-    let (copied, batches) = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose).await?;
+    let merged = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose).await?;
     reach(Point::MergeBefore).await.map_err(|f| (lead, f))?;
     match purpose {
         // The survivor first: if we die in between, the other side stays behind and is aligned by anyone.
@@ -114,17 +148,28 @@ pub(super) async fn merge(
     // the same batches once more and finds nothing missing.
     for (side, conn) in [(lead, &a), (other, &b)] {
         let client = conn.client().map_err(|f| (side, f))?;
-        settle(client, lead, other, &batches)
+        settle(client, lead, other, &merged.batches)
             .await
             .map_err(|f| (side, f))?;
         conn.set_busy(false);
     }
-    Ok(copied)
+    for what in merged.news {
+        inner.event(what);
+    }
+    Ok(merged.copied)
 }
 
 fn moved(side: SideId, found: &Epoch) -> (SideId, Failure) {
     tracing::debug!(%side, n = found.n, "the epoch moved before a merge");
-    (side, Failure::Repeat(super::connection::Repeat::Contention))
+    (side, Failure::Repeat(Repeat::Contention))
+}
+
+/// What a merge did.
+struct Merged {
+    copied: u64,
+    batches: Batches,
+    /// Sentences for the status page.
+    news: Vec<String>,
 }
 
 async fn under_fences(
@@ -133,113 +178,203 @@ async fn under_fences(
     (lead, fence_a): (SideId, &Fence<'_>),
     (other, fence_b): (SideId, &Fence<'_>),
     purpose: &Purpose,
-) -> Result<(u64, Batches), (SideId, Failure)> {
+) -> Result<Merged, At> {
     let (a, b) = (fence_a.client(), fence_b.client());
     let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
-    let stored_a = epoch::read(a).await.map_err(at_a)?;
+    check_epochs(epoch, (lead, a), (other, b), purpose).await?;
+    prepare(a, purpose).await.map_err(at_a)?;
+    prepare(b, purpose).await.map_err(at_b)?;
+    let catalog = super::catalog::load(a).await.map_err(at_a)?;
+    let held = Held::load(a, lead, other).await.map_err(at_a)?;
+    let (since, held) = match purpose {
+        Purpose::Sweep => (None, held),
+        Purpose::Align => (None, held.all_due()),
+        Purpose::Readmit { snapshot, .. } => (snapshot.as_deref(), held.all_due()),
+    };
+    let (mut open_a, mut resting) = open(a, other, since, &held).await.map_err(at_a)?;
+    let (mut open_b, resting_b) = open(b, lead, None, &held).await.map_err(at_b)?;
+    rest_more(&mut resting, resting_b);
+    let on_b = present(b, &open_a).await.map_err(at_b)?;
+    let on_a = present(a, &open_b).await.map_err(at_a)?;
+    keep_missing(&mut open_a, &on_b);
+    let repeated = repeated(&open_b, &on_a);
+    keep_missing(&mut open_b, &on_a);
+
+    let mut verdict = verdict((lead, a), (other, b), &open_a, &open_b, purpose).await?;
+    let mut lost = Lost {
+        on_lead: verdict.on_lead.keys().copied().collect(),
+        on_other: verdict
+            .on_other
+            .keys()
+            .copied()
+            .chain(repeated.iter().copied())
+            .collect(),
+    };
+    let seen = [open_a.foreign(), open_b.foreign()];
+    let together = Together {
+        catalog: &catalog,
+        held: &held,
+        a: (lead, a),
+        b: (other, b),
+        seen: &seen,
+    };
+    together.decide(&open_a, &open_b, &mut lost, &mut verdict).await?;
+    let mut both = Both {
+        catalog: &catalog,
+        held: &held,
+        a: (lead, a),
+        b: (other, b),
+        to_a: Copied::default(),
+        to_b: Copied::default(),
+    };
+    let copied = both.copy(&open_a, &open_b, &lost, &seen).await?;
+    if let Some(stuck) = both.to_b.first_lack()
+        && !matches!(purpose, Purpose::Sweep)
+    {
+        // A side must not become active without what the others have acknowledged.
+        return Err(at_b(refused(&stuck)));
+    }
+    let news = both.keep(&open_a, &open_b, &verdict).await?;
+    let blocked = both.blocked(open_a.entries.iter().chain(&open_b.entries));
+    rest_more(&mut resting, open_a.leave_out(&blocked));
+    rest_more(&mut resting, open_b.leave_out(&blocked));
+    lost.on_lead.retain(|op| !blocked.contains(op));
+    lost.on_other.retain(|op| !blocked.contains(op));
+    let news = news.into_iter().chain(both.hold().await?).collect();
+    if !(seen[0].is_empty() && seen[1].is_empty()) {
+        join_clocks((lead, a), (other, b)).await?;
+    }
+    align_conflicts((lead, a), (other, b)).await?;
+    let mut batches = ledger(inner, epoch, (lead, a), (other, b), open_a, open_b, &lost).await?;
+    for (lane, batch) in batches.0.iter().zip(batches.1.iter_mut()) {
+        if let Some(first) = resting.get(lane) {
+            *batch = (*batch).min(first - 1);
+        }
+    }
+    write_epoch(inner, epoch, (lead, fence_a), (other, fence_b), purpose).await?;
+    Ok(Merged {
+        copied,
+        batches,
+        news,
+    })
+}
+
+fn refused(stuck: &Stuck) -> Failure {
+    Failure::Rejected(Rejection {
+        sqlstate: "P0001".into(),
+        message: format!(
+            "row {} of {} cannot be brought there: {}",
+            stuck.key, stuck.table, stuck.reason
+        ),
+        constraint: None,
+        column: None,
+    })
+}
+
+fn rest_more(resting: &mut Resting, more: Resting) {
+    for (lane, batch) in more {
+        let first = resting.entry(lane).or_insert(batch);
+        *first = batch.min(*first);
+    }
+}
+
+/// Operations of the other side that were repeated in a later epoch: they are on the authority under another batch, and
+/// that one counts.
+fn repeated(open_b: &Open, on_a: &HashMap<Uuid, (i64, i64)>) -> BTreeSet<Uuid> {
+    let elsewhere = |op: &Uuid, at: (i64, i64)| on_a.get(op).is_some_and(|there| *there != at);
+    let ops = open_b.ops.iter().map(|o| (o.op, (o.lane, o.batch)));
+    ops.chain(open_b.entries.iter().map(|e| (e.op, (e.lane, e.batch))))
+        .filter(|(op, at)| elsewhere(op, *at))
+        .map(|(op, _)| op)
+        .collect()
+}
+
+/// Whether both sides are where this merge was asked for.
+async fn check_epochs(
+    epoch: &Epoch,
+    (lead, a): (SideId, &Client),
+    (other, b): (SideId, &Client),
+    purpose: &Purpose,
+) -> Result<(), At> {
+    let stored_a = epoch::read(a).await.map_err(|f| (lead, f))?;
     if !stored_a.same_as(epoch) {
         return Err(moved(lead, &stored_a));
     }
-    let stored_b = epoch::read(b).await.map_err(at_b)?;
+    let stored_b = epoch::read(b).await.map_err(|f| (other, f))?;
     let fits = match purpose {
         Purpose::Sweep => stored_b.same_as(epoch),
         Purpose::Readmit { token, .. } => stored_b.n == epoch.n && stored_b.generation == *token,
         Purpose::Align => stored_b.n < epoch.n && epoch.members.contains(other),
     };
-    if !fits {
-        return Err(moved(other, &stored_b));
+    match fits {
+        true => Ok(()),
+        false => Err(moved(other, &stored_b)),
     }
-    for (client, say) in [
-        (a, &at_a as &(dyn Fn(Failure) -> (SideId, Failure) + Sync)),
-        (b, &at_b),
-    ] {
-        client
-            .batch_execute(
-                "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-                 SELECT set_config('kambana.apply', 'on', true)",
-            )
-            .await
-            .map_err(|e| say(e.into()))?;
-    }
-    let since = match purpose {
-        Purpose::Readmit { snapshot, .. } => snapshot.as_deref(),
-        Purpose::Sweep | Purpose::Align => None,
+}
+
+/// Capture off; and no foreign lock may make all writers wait while everything goes well otherwise.
+async fn prepare(client: &Client, purpose: &Purpose) -> Result<(), Failure> {
+    let lock_timeout = match purpose {
+        Purpose::Sweep => "100ms",
+        Purpose::Readmit { .. } | Purpose::Align => "2s",
     };
-    let catalog = super::catalog::load(a).await.map_err(at_a)?;
-    let mut open_a = open(a, other, since).await.map_err(at_a)?;
-    let mut open_b = open(b, lead, None).await.map_err(at_b)?;
-    let on_b = present(b, &open_a).await.map_err(at_b)?;
-    let on_a = present(a, &open_b).await.map_err(at_a)?;
-    keep_missing(&mut open_a, &on_b);
-    // An operation that was repeated in a later epoch is on the authority under another batch: that one counts.
-    let elsewhere = |op: &Uuid, at: (i64, i64)| on_a.get(op).is_some_and(|there| *there != at);
-    let repeated: BTreeSet<Uuid> = open_b
-        .ops
-        .iter()
-        .map(|o| (o.op, (o.lane, o.batch)))
-        .chain(open_b.entries.iter().map(|e| (e.op, (e.lane, e.batch))))
-        .filter(|(op, at)| elsewhere(op, *at))
-        .map(|(op, _)| op)
-        .collect();
-    keep_missing(&mut open_b, &on_a);
+    let sql = format!(
+        "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+         SET LOCAL lock_timeout = '{lock_timeout}'; SELECT set_config('kambana.apply', 'on', true)"
+    );
+    Ok(client.batch_execute(&sql).await?)
+}
 
-    let lost = if open_b.entries.is_empty() {
-        BTreeSet::new()
-    } else {
-        let changed_on_a = match purpose {
-            Purpose::Sweep => keys_with_ops(open_a.entries.iter()),
-            // Here it is not enough to look at what the last pass has left: the side was out for longer.
-            Purpose::Readmit { .. } | Purpose::Align => {
-                open_keys(a, other, &open_b.entries).await.map_err(at_a)?
-            }
-        };
-        losers(&open_b, &repeated, &changed_on_a)
-    };
-    let (mut to_b, mut to_a) = (Keys::new(), Keys::new());
-    collect_keys(&mut to_b, open_a.entries.iter());
-    collect_keys(&mut to_b, open_b.entries.iter().filter(|e| lost.contains(&e.op)));
-    collect_keys(&mut to_a, open_b.entries.iter().filter(|e| !lost.contains(&e.op)));
-    widen_truncates(b, &catalog, &mut to_b, open_a.entries.iter())
-        .await
-        .map_err(at_b)?;
-    widen_truncates(
-        a,
-        &catalog,
-        &mut to_a,
-        open_b.entries.iter().filter(|e| !lost.contains(&e.op)),
-    )
-    .await
-    .map_err(at_a)?;
-
-    for (side, client) in [(lead, a), (other, b)] {
-        // A truncate that gives way is undone: every row the authority has, and none that it has not.
-        widen_truncates(
-            client,
-            &catalog,
-            &mut to_b,
-            open_b.entries.iter().filter(|e| lost.contains(&e.op)),
-        )
-        .await
-        .map_err(|f| (side, f))?;
+/// Reads what [`clash::decide`] needs and asks it.
+async fn verdict(
+    (lead, a): (SideId, &Client),
+    (other, b): (SideId, &Client),
+    open_a: &Open,
+    open_b: &Open,
+    purpose: &Purpose,
+) -> Result<Verdict, At> {
+    if open_b.entries.is_empty() {
+        return Ok(Verdict::default());
     }
-
-    let losing = open_b
-        .entries
-        .iter()
-        .filter(|e| lost.contains(&e.op) && !repeated.contains(&e.op));
-    keep_conflicts(&catalog, (lead, a), (other, b), losing).await?;
-    let copied = copy(&catalog, (lead, a), (other, b), &to_b).await?
-        + copy(&catalog, (other, b), (lead, a), &to_a).await?;
-    // After the copy, in a later statement: whoever held these rows has committed by now.
-    for (side, client, keys, open) in [(lead, a, &to_a, &open_a), (other, b, &to_b, &open_b)] {
-        no_foreign_write(client, keys, open)
+    let sweep = matches!(purpose, Purpose::Sweep);
+    let on_lead = match sweep {
+        true => keys_with_ops(open_a.entries.iter()),
+        // Here it is not enough to look at what the last pass has left: the side was out for longer.
+        false => open_keys(a, other, &open_b.entries)
             .await
-            .map_err(|f| (side, f))?;
+            .map_err(|f| (lead, f))?,
+    };
+    if on_lead.is_empty() {
+        return Ok(Verdict::default());
     }
-    let batches = ledger(inner, epoch, (lead, a), (other, b), open_a, open_b, &lost).await?;
+    let rules = conflicts::rules(a).await.map_err(|f| (lead, f))?;
+    // A side that was out gives way: the survivors' epoch is the higher one.
+    let may_yield = if sweep { open_a.foreign() } else { BTreeSet::new() };
+    let ops = on_lead.values().flatten().copied().collect();
+    let mut versions = open::versions(a, &ops).await.map_err(|f| (lead, f))?;
+    let ops = open_b.entries.iter().map(|e| e.op).collect();
+    versions.extend(open::versions(b, &ops).await.map_err(|f| (other, f))?);
+    Ok(clash::decide(&clash::Sides {
+        other,
+        on_lead: &on_lead,
+        on_other: &open_b.entries,
+        may_yield: &may_yield,
+        rules: &rules,
+        versions: &versions,
+    }))
+}
 
+/// A returning side stores the membership it becomes a member of.
+async fn write_epoch(
+    inner: &Inner,
+    epoch: &Epoch,
+    (lead, fence_a): (SideId, &Fence<'_>),
+    (other, fence_b): (SideId, &Fence<'_>),
+    purpose: &Purpose,
+) -> Result<(), At> {
+    let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
     match purpose {
-        Purpose::Sweep => {}
+        Purpose::Sweep => return Ok(()),
         Purpose::Align => fence_b.write(epoch, "readmission finished").await.map_err(at_b)?,
         Purpose::Readmit { next, .. } => {
             let reason = format!("side {other} readmitted");
@@ -247,12 +382,10 @@ async fn under_fences(
             fence_b.write(next, &reason).await.map_err(at_b)?;
         }
     }
-    if !matches!(purpose, Purpose::Sweep) {
-        for (side, client) in [(lead, a), (other, b)] {
-            sequences::align_if_possible(client, side, inner.sides.count())
-                .await
-                .map_err(|f| (side, f))?;
-        }
+    for (side, fence) in [(lead, fence_a), (other, fence_b)] {
+        sequences::align_if_possible(fence.client(), side, inner.sides.count())
+            .await
+            .map_err(|f| (side, f))?;
     }
-    Ok((copied, batches))
+    Ok(())
 }

@@ -6,8 +6,8 @@
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
 //! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
-//! - `merge` and `catch_up`: bringing sides together again. A rebuild of a lost side will stand beside them.
-//! - [`compare()`](compare): the proof. `trim`: housekeeping.
+//! - `merge` and `catch_up`: bringing sides together again; `conflicts`: what a person sees and decides of it. A rebuild of a lost side will stand beside them.
+//! - [`compare()`](compare): the proof, and `check`, which asks for it now and then. `trim`: housekeeping.
 //! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
 //! - [`install`]: the objects in schema `kambana`; `watch`: capture of a table, or why not; `catalog`, `sequences`: what
 //!   watched tables are made of.
@@ -30,7 +30,9 @@
 mod catalog;
 mod catch_up;
 mod change;
+mod check;
 mod compare;
+mod conflicts;
 mod connection;
 mod epoch;
 mod error;
@@ -54,7 +56,11 @@ mod write;
 
 pub use catalog::parse_record as record_fields;
 pub use change::{Applied, Change, ChangedRow, OpId, OpOutcome, RowChange};
+pub use check::{Certificate, FoundDifference};
 pub use compare::{Comparison, Difference, MAX_DIFFERENCES, TableComparison, compare};
+pub use conflicts::{
+    Choice, ChooseError, Chosen, Conflict, ConflictColumn, ConflictState, HeldChange, Rule, set_rule,
+};
 pub use error::{ConnectError, NotApplied, ReadError, WriteError};
 pub use install::install;
 pub use pool::MultiPool;

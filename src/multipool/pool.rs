@@ -21,7 +21,7 @@ use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
 use super::write::{Job, Lane, Pending, Work};
 use super::{
     Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
-    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, membership, trim,
+    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, membership, trim,
 };
 use crate::config::{PoolConfig, ReadFrom};
 
@@ -94,6 +94,7 @@ impl MultiPool {
             catalog: Mutex::default(),
             pending: Pending::default(),
             events: Mutex::default(),
+            proof: Mutex::default(),
             tasks: Mutex::default(),
             config,
         });
@@ -108,6 +109,7 @@ impl MultiPool {
         let inner = &pool.inner;
         inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
         inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
+        inner.spawn("check".into(), check::run(Arc::clone(inner)));
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         for number in 0..inner.config.write_lanes {
             let lane = Lane::new(Arc::clone(inner), Arc::clone(&waiting));
@@ -118,6 +120,11 @@ impl MultiPool {
             .writable(Instant::now() + inner.config.probe_deadline * 3)
             .await;
         Ok(pool)
+    }
+
+    /// What the doors of other files in this room use.
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// Waits for the first probe of every side and refuses what can only be a mistake.
@@ -397,6 +404,7 @@ impl MultiPool {
         let view = inner.view();
         let members = view.epoch.members;
         let leader = members.leader().filter(|_| view.refusal.is_none());
+        let proof = lock(&inner.proof).clone();
         Status {
             instance: inner.config.instance.clone(),
             epoch: view.epoch.n,
@@ -424,6 +432,9 @@ impl MultiPool {
                     caught_up_keys: *state.caught_up_keys.borrow(),
                 }
             }),
+            open_conflicts: proof.open_conflicts,
+            held_changes: proof.held,
+            certificate: proof.certificate,
             waiting_writes: inner.queue.max_capacity() - inner.queue.capacity(),
             events: lock(&inner.events).iter().cloned().collect(),
         }

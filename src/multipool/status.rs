@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{PerSide, SideId, SideSet};
+use super::{Certificate, PerSide, SideId, SideSet};
 
 /// ```text
 ///            ejected                    caught up, readmitted
@@ -118,6 +118,12 @@ pub struct Status {
     pub refusal: Option<String>,
     /// Every configured side.
     pub sides: PerSide<SideStatus>,
+    /// Rows changed on two sides at once that wait for a person.
+    pub open_conflicts: i64,
+    /// Changes that a side refuses; they are tried again.
+    pub held_changes: i64,
+    /// What the latest background comparison found.
+    pub certificate: Option<Certificate>,
     /// Writes waiting for a lane.
     pub waiting_writes: usize,
     /// The latest events, oldest first.
@@ -131,12 +137,15 @@ impl Status {
     }
 }
 
-fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let time = jiff::Timestamp::try_from(*time).map_err(serde::ser::Error::custom)?;
     serializer.collect_str(&time)
 }
 
-fn rfc3339_option<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339_option<S: serde::Serializer>(
+    time: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => rfc3339(time, serializer),
         None => serializer.serialize_none(),

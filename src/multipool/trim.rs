@@ -17,6 +17,9 @@ const TRIM_EVERY: u64 = 60;
 /// Rows deleted in one statement, so that no trim holds locks for long.
 const STROKE: i64 = 5000;
 
+/// Decided conflicts are kept for so many days.
+const CONFLICT_DAYS: i32 = 30;
+
 /// Counting stops here; the page says "100000 or more".
 const COUNT_LIMIT: i64 = 100_000;
 
@@ -32,7 +35,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let members = inner.view().epoch.members.and(inner.well());
         if let Some(leader) = members.leader() {
             let counted = tokio::select! {
-                counted = count_open(&inner, leader) => counted,
+                counted = async {
+                    super::check::proof(&inner, leader).await?;
+                    count_open(&inner, leader).await
+                } => counted,
                 (_, fault) = inner.trouble(SideSet::EMPTY.with(leader)) => Err(Failure::Side(fault)),
             };
             match counted {
@@ -102,6 +108,13 @@ async fn trim(inner: &Inner, side: SideId) -> Result<(), Failure> {
         }
     }
     reach(Point::TrimDeleted).await?;
+    client
+        .execute(
+            "-- trim::conflicts()\nDELETE FROM kambana.conflict WHERE state <> 'open' \
+             AND coalesce(decided_at, at) < now() - make_interval(days => $1)",
+            &[&CONFLICT_DAYS],
+        )
+        .await?;
     client
         .execute(
             "-- trim::lanes()\nDELETE FROM kambana.lane AS l WHERE closed \

@@ -40,6 +40,9 @@ const SETTLE_AFTER: Duration = Duration::from_millis(100);
 /// Lock timeouts of one operation before it is answered "not applied".
 const LOCK_TRIES: u32 = 3;
 
+/// Merges before a write, or refusals of a follower, before the row counts as held (see `merge::held`).
+const HELD_TRIES: u32 = 5;
+
 /// Pause before work that met a deadlock or a moving epoch is repeated.
 const REPEAT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -85,6 +88,8 @@ enum Again {
     Contention,
     /// A side has changes of these rows that another lacks: bring them together first.
     Merge,
+    /// A follower refuses what the leader took.
+    Refused(SideId, SideFault),
     Catalog,
 }
 
@@ -180,7 +185,7 @@ impl Lane {
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
     async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
         let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
-        let (mut locked, mut merges) = (0, 0);
+        let (mut locked, mut merges, mut refused) = (0, 0, 0);
         loop {
             // What is in doubt must be settled however long it takes; the caller was told "unknown" by then.
             let until = if in_doubt {
@@ -230,7 +235,25 @@ impl Lane {
                 return give_up(jobs, in_doubt, &NotApplied::Deadline);
             }
             tracing::debug!(?again, in_doubt, "a batch is repeated");
+            let again = match again {
+                Again::Refused(side, fault) => {
+                    refused += 1;
+                    Again::Trouble(side, fault)
+                }
+                other => other,
+            };
+            if (merges >= HELD_TRIES || refused >= HELD_TRIES) && !in_doubt {
+                // One row must not hold up those it was taken with, nor this lane.
+                if jobs.len() == 1 {
+                    return give_up(jobs, in_doubt, &NotApplied::Held);
+                }
+                for job in jobs {
+                    Box::pin(self.process(vec![job], false)).await;
+                }
+                return;
+            }
             match again {
+                Again::Refused(..) => {}
                 Again::Trouble(side, fault) => {
                     tracing::debug!(%side, %fault, "a side failed in the middle of a batch");
                     if matches!(fault, SideFault::Unfit(_)) {

@@ -45,6 +45,21 @@ pub(super) fn install() -> PrometheusHandle {
             "kambana_side_open_rows",
             "Journal rows not known to be on the side."
         );
+        metrics::describe_gauge!("kambana_conflicts_open", "Conflicts that wait for a person.");
+        metrics::describe_gauge!("kambana_changes_held", "Changes that a side refuses.");
+        metrics::describe_gauge!(
+            "kambana_compare_differing_rows",
+            "Rows that differ without explanation, at the last background comparison."
+        );
+        metrics::describe_gauge!(
+            "kambana_compare_explained_rows",
+            "Rows still on their way at the last background comparison."
+        );
+        metrics::describe_gauge!(
+            "kambana_compare_timestamp_seconds",
+            "When the last background comparison was stored."
+        );
+        metrics::describe_gauge!("kambana_compare_pause_seconds", "How long it made writers wait.");
         metrics::describe_gauge!("kambana_writable", "1 while writes are accepted.");
         handle
     };
@@ -94,6 +109,15 @@ pub(super) async fn show(state: web::Data<AppState>) -> HttpResponse {
     let status = state.pool.status();
     metrics::gauge!("kambana_epoch").set(status.epoch as f64);
     metrics::gauge!("kambana_writable").set(f64::from(u8::from(status.writable)));
+    metrics::gauge!("kambana_conflicts_open").set(status.open_conflicts as f64);
+    metrics::gauge!("kambana_changes_held").set(status.held_changes as f64);
+    if let Some(certificate) = &status.certificate {
+        metrics::gauge!("kambana_compare_differing_rows").set(certificate.differing as f64);
+        metrics::gauge!("kambana_compare_explained_rows").set(certificate.explained as f64);
+        metrics::gauge!("kambana_compare_pause_seconds").set(certificate.pause_ms / 1000.0);
+        let at = certificate.at.duration_since(std::time::UNIX_EPOCH);
+        metrics::gauge!("kambana_compare_timestamp_seconds").set(at.map_or(0.0, |at| at.as_secs_f64()));
+    }
     for (side, of_side) in status.sides.iter() {
         let name = side.to_string();
         let active = u8::from(of_side.state == SideState::Active);

@@ -9,7 +9,7 @@ use actix_web::{Route, guard};
 
 use super::api::items::Items;
 use super::api::servers::Servers;
-use super::api::{openapi, ops, resource as api};
+use super::api::{conflicts, openapi, ops, resource as api};
 use super::{AppState, edge, health, metrics, pages};
 use crate::session::{COOKIE, PhpSessionStore};
 
@@ -43,6 +43,12 @@ pub(super) fn configure(state: &web::Data<AppState>) -> impl FnOnce(&mut Service
                     .route(get().to(api::get::<Servers>))
                     .route(put().to(api::update::<Servers>))
                     .route(delete().to(api::delete::<Servers>)),
+            )
+            .service(resource("/api/conflicts").route(get().to(conflicts::list)))
+            .service(
+                resource("/api/conflicts/{id}")
+                    .route(get().to(conflicts::show))
+                    .route(post().to(conflicts::choose)),
             )
             .service(resource("/api/status").route(get().to(ops::status)))
             .service(resource("/api/ops/{op_id}").route(get().to(ops::show)))

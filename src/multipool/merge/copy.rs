@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::open::Open;
+use super::held::Held;
 use super::stage::{Staged, State};
 use crate::multipool::SideId;
 use crate::multipool::catalog::{Catalog, Table};
@@ -170,28 +170,28 @@ async fn write_states(to: &Client, table: &Table, states: Vec<State>) -> Result<
     Ok(())
 }
 
-/// Foreign writers do not take the fence: one that changed a row we have just overwritten must not be lost.
-pub(in crate::multipool) async fn no_foreign_write(
+/// Foreign writers do not take the fence: one that changed a row we have just overwritten must not be lost. What is held
+/// was left out knowingly.
+pub(super) async fn no_foreign_write(
     client: &Client,
     keys: &Keys,
-    seen: &Open,
+    seen: &BTreeSet<Uuid>,
+    held: &Held,
 ) -> Result<(), Failure> {
     let (tables, keys): (Vec<&str>, Vec<&str>) = keys
         .iter()
         .flat_map(|(table, keys)| keys.iter().map(move |key| (table.as_str(), key.as_str())))
         .unzip();
-    let seen: Vec<Uuid> = seen
-        .entries
-        .iter()
-        .filter(|e| e.lane == 0)
-        .map(|e| e.op)
-        .collect();
+    let seen: Vec<Uuid> = seen.iter().copied().collect();
+    let (held_tables, held_keys) = held.resting();
     let row = client
         .query_one(
             "-- merge::no_foreign_write()\nSELECT count(*) FROM kambana.journal AS j WHERE j.lane = 0 \
              AND NOT j.op = ANY($3) AND EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS k(tbl, key) \
-               WHERE j.tbl = k.tbl AND (j.key IN (k.key, '') OR j.old_key = k.key))",
-            &[&tables, &keys, &seen],
+               WHERE j.tbl = k.tbl AND (j.key IN (k.key, '') OR j.old_key = k.key)) \
+             AND NOT EXISTS (SELECT FROM unnest($4::text[], $5::text[]) AS h(tbl, key) \
+               WHERE h.tbl = j.tbl AND (h.key = '' OR h.key IN (j.key, j.old_key)))",
+            &[&tables, &keys, &seen, &held_tables, &held_keys],
         )
         .await?;
     match row.get::<_, i64>(0) {

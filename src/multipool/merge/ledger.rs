@@ -1,18 +1,16 @@
-//! Operations, journal rows, lanes and conflicts of a merge: what both sides write down about it.
+//! Operations, journal rows and lanes of a merge: what both sides write down about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::copy::images;
 use super::open::Open;
 use crate::multipool::SideId;
-use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::Failure;
 use crate::multipool::epoch::Epoch;
 use crate::multipool::inner::Inner;
-use crate::multipool::journal::{self, Entry, Lanes, OpRow, insert_lanes, insert_ops, place};
+use crate::multipool::journal::{self, Lanes, OpRow, insert_lanes, insert_ops, place};
 
 /// The last batch of every lane that is open.
 pub(super) type Batches = (Vec<i64>, Vec<i64>);
@@ -35,49 +33,10 @@ pub(super) async fn settle(
     Ok(())
 }
 
-/// Both images of every row that gives way, on both sides, where they differ. The losing image is the journal's: the
-/// row itself may have been overwritten by a catch-up already.
-pub(super) async fn keep_conflicts<'a>(
-    catalog: &Catalog,
-    (lead, a): (SideId, &Client),
-    (other, b): (SideId, &Client),
-    losing: impl Iterator<Item = &'a Entry>,
-) -> Result<(), (SideId, Failure)> {
-    let mut by_key: BTreeMap<(&str, &str), (Option<&str>, Uuid)> = BTreeMap::new();
-    for entry in losing {
-        if let Some(old_key) = &entry.old_key {
-            by_key.insert((&entry.table, old_key), (None, entry.op));
-        }
-        by_key.insert((&entry.table, &entry.key), (entry.image.as_deref(), entry.op));
-    }
-    for ((name, key), (lost, op)) in by_key {
-        let Some(table) = catalog.get(name) else { continue };
-        // A truncate has no key and no image; it is kept as what it is.
-        let kept = match key {
-            "" => None,
-            key => images(a, table, &[key])
-                .await
-                .map_err(|f| (lead, f))?
-                .0
-                .into_iter()
-                .next(),
-        };
-        if kept.as_deref() == lost && !key.is_empty() {
-            continue;
-        }
-        tracing::warn!(table = name, key, kept = %lead, lost = %other, "conflict: both images are kept in kambana.conflict");
-        for (side, client) in [(lead, a), (other, b)] {
-            client
-                .execute(
-                    "-- merge::keep_conflicts()\nINSERT INTO kambana.conflict \
-                     (tbl, key, kept_side, kept_image, lost_side, lost_image, lost_op) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                    &[&name, &key, &lead.to_string(), &kept, &other.to_string(), &lost, &op],
-                )
-                .await
-                .map_err(|e| (side, e.into()))?;
-        }
-    }
-    Ok(())
+/// Operations that gave way, on each of the two sides.
+pub(super) struct Lost {
+    pub on_lead: BTreeSet<Uuid>,
+    pub on_other: BTreeSet<Uuid>,
 }
 
 /// Gives both sides the same operations and journal rows. Returns what may be settled once both have committed.
@@ -88,7 +47,7 @@ pub(super) async fn ledger(
     (other, b): (SideId, &Client),
     mut open_a: Open,
     mut open_b: Open,
-    lost: &BTreeSet<Uuid>,
+    lost: &Lost,
 ) -> Result<Batches, (SideId, Failure)> {
     let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
     // Foreign rows get a lane of their own, so that a third side that is out still finds them open.
@@ -125,37 +84,8 @@ pub(super) async fn ledger(
         insert_ops(client, &named).await.map_err(|f| (at, f))?;
         open.ops.extend(named);
     }
-    // Only the losing batches: the authority's own version of a repeated operation may be here already.
-    let mut gone: BTreeSet<(Uuid, i64, i64)> = open_b
-        .ops
-        .iter()
-        .filter(|o| lost.contains(&o.op))
-        .map(|o| (o.op, o.lane, o.batch))
-        .collect();
-    gone.extend(
-        open_b
-            .entries
-            .iter()
-            .filter(|e| lost.contains(&e.op))
-            .map(|e| (e.op, e.lane, e.batch)),
-    );
-    if !gone.is_empty() {
-        let ops: Vec<Uuid> = gone.iter().map(|(op, _, _)| *op).collect();
-        let lanes: Vec<i64> = gone.iter().map(|(_, lane, _)| *lane).collect();
-        let batches: Vec<i64> = gone.iter().map(|(_, _, batch)| *batch).collect();
-        for table in ["journal", "op"] {
-            let sql = format!(
-                "-- merge::ledger()\nDELETE FROM kambana.{table} AS t \
-                 USING unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS u(op, lane, batch) \
-                 WHERE t.op = u.op AND t.lane = u.lane AND t.batch = u.batch"
-            );
-            b.execute(&sql, &[&ops, &lanes, &batches])
-                .await
-                .map_err(|e| at_b(e.into()))?;
-        }
-    }
-    open_b.ops.retain(|o| !lost.contains(&o.op));
-    open_b.entries.retain(|e| !lost.contains(&e.op));
+    forget(a, &mut open_a, &lost.on_lead).await.map_err(at_a)?;
+    forget(b, &mut open_b, &lost.on_other).await.map_err(at_b)?;
     // What was repeated in a later epoch was just deleted on the other side and comes back from the authority.
     insert_ops(b, &open_a.ops).await.map_err(at_b)?;
     journal::insert(b, &open_a.entries).await.map_err(at_b)?;
@@ -191,6 +121,30 @@ pub(super) async fn ledger(
         .iter()
         .map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
         .unzip())
+}
+
+/// Takes what gave way out of a side's journal. Only the losing batches: the other side's own version of a repeated
+/// operation may be here already.
+async fn forget(client: &Client, open: &mut Open, lost: &BTreeSet<Uuid>) -> Result<(), Failure> {
+    let batches = open.ops.iter().map(|o| (o.op, o.lane, o.batch));
+    let batches = batches.chain(open.entries.iter().map(|e| (e.op, e.lane, e.batch)));
+    let gone: BTreeSet<(Uuid, i64, i64)> = batches.filter(|(op, _, _)| lost.contains(op)).collect();
+    if !gone.is_empty() {
+        let ops: Vec<Uuid> = gone.iter().map(|(op, _, _)| *op).collect();
+        let lanes: Vec<i64> = gone.iter().map(|(_, lane, _)| *lane).collect();
+        let batches: Vec<i64> = gone.iter().map(|(_, _, batch)| *batch).collect();
+        for table in ["journal", "op"] {
+            let sql = format!(
+                "-- merge::forget()\nDELETE FROM kambana.{table} AS t \
+                 USING unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS u(op, lane, batch) \
+                 WHERE t.op = u.op AND t.lane = u.lane AND t.batch = u.batch"
+            );
+            client.execute(&sql, &[&ops, &lanes, &batches]).await?;
+        }
+    }
+    open.ops.retain(|o| !lost.contains(&o.op));
+    open.entries.retain(|e| !lost.contains(&e.op));
+    Ok(())
 }
 
 pub(super) async fn lanes(client: &Client) -> Result<Lanes, Failure> {

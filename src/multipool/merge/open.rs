@@ -1,10 +1,12 @@
 //! What one side has and another is not known to have, and which of two sides gives way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::clash::Version;
+use super::held::Held;
 use crate::multipool::SideId;
 use crate::multipool::connection::Failure;
 use crate::multipool::journal::{COLUMNS, Entry, Kind, OP_COLUMNS, OpRow, place};
@@ -16,7 +18,13 @@ pub(super) struct Open {
 }
 
 /// What the side of `client` has that `other` is not known to have. `since`: only what this snapshot does not show.
-pub(super) async fn open(client: &Client, other: SideId, since: Option<&str>) -> Result<Open, Failure> {
+/// Keys that rest are left out, with every operation of the pool that concerns one of them; `Resting` says which.
+pub(super) async fn open(
+    client: &Client,
+    other: SideId,
+    since: Option<&str>,
+    held: &Held,
+) -> Result<(Open, Resting), Failure> {
     let newer = |alias: &str| match since {
         Some(_) => format!(
             "AND {alias}.xid >= pg_snapshot_xmin($2::text::pg_snapshot) \
@@ -30,18 +38,109 @@ pub(super) async fn open(client: &Client, other: SideId, since: Option<&str>) ->
         newer("o")
     );
     let ops = client.query(&sql, &[&place(other), &since]).await?;
+    let (tables, keys) = held.resting();
     let sql = format!(
         "-- merge::open()\nSELECT {COLUMNS} FROM (\
            SELECT j.* FROM kambana.lane AS l JOIN kambana.journal AS j ON j.lane = l.lane \
              AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed {newer} \
-           UNION ALL SELECT j.* FROM kambana.journal AS j WHERE j.lane = 0 {newer}) AS j ORDER BY j.n",
+           UNION ALL SELECT j.* FROM kambana.journal AS j WHERE j.lane = 0 {newer} \
+             AND NOT EXISTS (SELECT FROM unnest($3::text[], $4::text[]) AS h(tbl, key) \
+               WHERE h.tbl = j.tbl AND (h.key = '' OR h.key IN (j.key, j.old_key)))) AS j ORDER BY j.n",
         newer = newer("j")
     );
-    let entries = client.query(&sql, &[&place(other), &since]).await?;
-    Ok(Open {
+    let entries = client
+        .query(&sql, &[&place(other), &since, &tables, &keys])
+        .await?;
+    let mut open = Open {
         ops: ops.iter().map(OpRow::from_row).collect(),
         entries: entries.iter().map(Entry::from_row).collect(),
-    })
+    };
+    let rests = open
+        .entries
+        .iter()
+        .filter(|e| e.keys().any(|key| held.rests(&e.table, key)));
+    let rests: BTreeSet<Uuid> = rests.map(|e| e.op).collect();
+    let resting = open.leave_out(&rests);
+    Ok((open, resting))
+}
+
+/// Operations of the pool that stay open: per lane the first batch that must not be settled.
+pub(super) type Resting = BTreeMap<i64, i64>;
+
+impl Open {
+    /// Takes these operations out: they stay open as they are.
+    pub fn leave_out(&mut self, ops: &BTreeSet<Uuid>) -> Resting {
+        let mut resting = Resting::new();
+        let batches = self.ops.iter().map(|o| (o.op, o.lane, o.batch));
+        let batches = batches.chain(self.entries.iter().map(|e| (e.op, e.lane, e.batch)));
+        for (op, lane, batch) in batches.filter(|(_, lane, _)| *lane != 0) {
+            if ops.contains(&op) {
+                let first = resting.entry(lane).or_insert(batch);
+                *first = batch.min(*first);
+            }
+        }
+        self.ops.retain(|o| !ops.contains(&o.op));
+        self.entries.retain(|e| !ops.contains(&e.op));
+        resting
+    }
+
+    /// Foreign writes by their names.
+    pub fn foreign(&self) -> BTreeSet<Uuid> {
+        self.entries
+            .iter()
+            .filter(|e| e.lane == 0)
+            .map(|e| e.op)
+            .collect()
+    }
+}
+
+/// When these operations were made, as this side has stored it. The pool's own have the time of their transaction.
+pub(super) async fn versions(
+    client: &Client,
+    ops: &BTreeSet<Uuid>,
+) -> Result<HashMap<Uuid, Version>, Failure> {
+    let ops: Vec<Uuid> = ops.iter().copied().collect();
+    let rows = client
+        .query(
+            "-- merge::versions()\nSELECT j.op, max(coalesce(j.epoch, o.epoch, 0)), \
+               max(coalesce(j.clock, (extract(epoch FROM j.at) * 1000000)::bigint)) \
+             FROM kambana.journal AS j LEFT JOIN kambana.op AS o ON o.op = j.op WHERE j.op = ANY($1) GROUP BY j.op",
+            &[&ops],
+        )
+        .await?;
+    let version = |row: &tokio_postgres::Row| {
+        let (epoch, clock) = (row.get(1), row.get(2));
+        (row.get(0), Version { epoch, clock })
+    };
+    Ok(rows.iter().map(version).collect())
+}
+
+/// Sets the clocks of both sides to the later one: what is written from now on is newer than what either has seen.
+pub(super) async fn join_clocks(
+    (side_a, a): (SideId, &Client),
+    (side_b, b): (SideId, &Client),
+) -> Result<(), (SideId, Failure)> {
+    let mut latest = 0;
+    for (side, client) in [(side_a, a), (side_b, b)] {
+        let row = client
+            .query_one(
+                "-- merge::join_clocks()\nSELECT last_value FROM kambana.clock",
+                &[],
+            )
+            .await
+            .map_err(|e| (side, e.into()))?;
+        latest = row.get::<_, i64>(0).max(latest);
+    }
+    for (side, client) in [(side_a, a), (side_b, b)] {
+        client
+            .execute(
+                "-- merge::join_clocks()\nSELECT setval('kambana.clock', greatest(last_value, $1)) FROM kambana.clock",
+                &[&latest],
+            )
+            .await
+            .map_err(|e| (side, e.into()))?;
+    }
+    Ok(())
 }
 
 /// Operations that changed each key.
@@ -117,67 +216,4 @@ pub(super) fn keep_missing(open: &mut Open, present: &HashMap<Uuid, (i64, i64)>)
         .retain(|o| present.get(&o.op) != Some(&(o.lane, o.batch)));
     open.entries
         .retain(|e| e.lane == 0 || present.get(&e.op) != Some(&(e.lane, e.batch)));
-}
-
-/// Operations of the other side that must give way: repeated in a later epoch, or touching a key that the authority
-/// has changed too. An operation gives way as a whole.
-pub(super) fn losers(open_b: &Open, repeated: &BTreeSet<Uuid>, changed_on_a: &KeyOps) -> BTreeSet<Uuid> {
-    let whole_tables: BTreeSet<&str> = changed_on_a
-        .keys()
-        .filter(|(_, key)| key.is_empty())
-        .map(|(table, _)| table.as_str())
-        .collect();
-    let mut lost = repeated.clone();
-    for entry in &open_b.entries {
-        let clash = |key: &str| {
-            changed_on_a
-                .get(&(entry.table.clone(), key.to_owned()))
-                .is_some_and(|ops| ops.iter().any(|op| *op != entry.op))
-        };
-        let truncates =
-            entry.kind == Kind::Truncate && changed_on_a.keys().any(|(table, _)| *table == entry.table);
-        if truncates || whole_tables.contains(entry.table.as_str()) || entry.keys().any(clash) {
-            lost.insert(entry.op);
-        }
-    }
-    lost
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(op: u128, key: &str) -> Entry {
-        Entry {
-            lane: 1,
-            batch: 1,
-            op: Uuid::from_u128(op),
-            table: "t".into(),
-            kind: Kind::Update,
-            key: key.into(),
-            old_key: None,
-            image: None,
-        }
-    }
-
-    #[test]
-    fn an_operation_gives_way_as_a_whole() {
-        let open = Open {
-            ops: vec![],
-            entries: vec![entry(1, "(1)"), entry(1, "(2)"), entry(2, "(3)"), entry(3, "(4)")],
-        };
-        let key = |k: &str| ("t".to_owned(), k.to_owned());
-        let changed = HashMap::from([
-            (key("(2)"), vec![Uuid::from_u128(9)]),
-            (key("(4)"), vec![Uuid::from_u128(3)]),
-        ]);
-        let lost = losers(&open, &BTreeSet::new(), &changed);
-        assert_eq!(
-            lost,
-            BTreeSet::from([Uuid::from_u128(1)]),
-            "2 is open on one side only, 3 is the same operation"
-        );
-        let truncated = HashMap::from([(key(""), vec![Uuid::from_u128(9)])]);
-        assert_eq!(losers(&open, &BTreeSet::new(), &truncated).len(), 3);
-    }
 }

@@ -19,9 +19,6 @@ use crate::multipool::journal;
 /// One row: its key, and its image if it exists.
 pub(in crate::multipool) type State = (String, Option<String>);
 
-/// Sorting large stages may spill to disk, and a large stage is written at once.
-const APPLY_TIMEOUT: &str = "10min";
-
 /// Names of the tables that have staged rows.
 #[derive(Default)]
 pub(in crate::multipool) struct Staged(BTreeSet<String>);
@@ -54,10 +51,7 @@ impl Staged {
         if self.0.is_empty() {
             return Ok(());
         }
-        to.batch_execute(&format!(
-            "SET LOCAL statement_timeout = '{APPLY_TIMEOUT}'; SAVEPOINT stage"
-        ))
-        .await?;
+        to.batch_execute("SAVEPOINT stage").await?;
         match self.write(to, catalog).await {
             Err(failure) if failure.breaks_constraint() => {
                 // Rows that exchange unique values: those that change make room first. The costly way, and the rare one.

@@ -21,6 +21,8 @@ DECLARE
     key text;
     old_key text;
     image text;
+    at_epoch bigint;
+    now_clock bigint;
 BEGIN
     IF ours AND current_setting('kambana.apply', true) IS NOT DISTINCT FROM 'on' THEN
         RETURN NULL;
@@ -29,20 +31,26 @@ BEGIN
         lane := 0;
         batch := pg_current_xact_id()::text::bigint;
         op := gen_random_uuid();
+        -- Never behind what this side has seen, whatever its clock says (a hybrid logical clock).
+        at_epoch := (SELECT e.n FROM kambana.epoch AS e);
+        now_clock := greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+                              (SELECT c.last_value FROM kambana.clock AS c) + 1);
+        PERFORM setval('kambana.clock', now_clock);
     ELSE
         batch := current_setting('kambana.batch')::bigint;
         op := current_setting('kambana.op')::uuid;
     END IF;
     IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key) VALUES (lane, batch, op, {name}, 'T', '');
+        INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, epoch, clock)
+        VALUES (lane, batch, op, {name}, 'T', '', at_epoch, now_clock);
         RETURN NULL;
     END IF;
     IF TG_OP <> 'INSERT' THEN
         old_key := ROW({old_key_values})::kambana.{key_type}::text;
     END IF;
     IF TG_OP = 'DELETE' THEN
-        INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key)
-        VALUES (lane, batch, op, {name}, 'D', old_key);
+        INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, epoch, clock)
+        VALUES (lane, batch, op, {name}, 'D', old_key, at_epoch, now_clock);
         RETURN NULL;
     END IF;
     key := ROW({new_key_values})::kambana.{key_type}::text;
@@ -52,9 +60,9 @@ BEGIN
             'a row of table %s has %s bytes as text, more than the %s that Kambana carries; nothing was changed',
             {name}, octet_length(image), {limit});
     END IF;
-    INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, old_key, image)
+    INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, old_key, image, epoch, clock)
     VALUES (lane, batch, op, {name}, CASE TG_OP WHEN 'INSERT' THEN 'I' ELSE 'U' END, key,
-            nullif(old_key, key), image);
+            nullif(old_key, key), image, at_epoch, now_clock);
     RETURN NULL;
 END
 $capture$;

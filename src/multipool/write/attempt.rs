@@ -104,7 +104,6 @@ pub(super) fn stop_own(side: SideId, failure: Failure) -> Stop {
     match failure {
         Failure::Repeat(Repeat::Locked) => Again::EpochMoved.into(),
         Failure::Repeat(_) => Again::Contention.into(),
-        // A follower that refuses what the leader took is not its twin.
         Failure::Rejected(r) => Again::Trouble(
             side,
             SideFault::Unfit(format!("{} (SQLSTATE {})", r.message, r.sqlstate)),

@@ -161,7 +161,7 @@ impl Lane {
                 Ok(Reply::Rows(rows)) => doubtful.extend(rows.iter().map(|row| (row.get(0), row.get(1)))),
                 Ok(Reply::Nothing(()) | Reply::Count(_)) => {}
                 Err(failure) if failure.breaks_constraint() => return Ok(Repeated::Refused),
-                Err(failure) => return Err(own(failure)),
+                Err(failure) => return Err(refused(side, failure)),
             }
         }
         reach(Point::FollowApplied).await.map_err(own)?;
@@ -201,7 +201,7 @@ impl Lane {
         let from = self.conn_client(leader).map_err(|f| stop_own(leader, f))?;
         merge::copy(catalog, (leader, from), (side, client), &keys)
             .await
-            .map_err(|(at, failure)| stop_own(at, failure))?;
+            .map_err(|(at, failure)| refused(at, failure))?;
         journal::insert(client, &collected.entries).await.map_err(own)?;
         let guarded = Guarded::new(leader, &collected.entries);
         let rows = client
@@ -238,6 +238,17 @@ impl Lane {
             0 => Ok(()),
             _ => Err(Again::Merge.into()),
         }
+    }
+}
+
+/// A follower that refuses what the leader took is not its twin, or holds a poisoned row.
+fn refused(side: SideId, failure: Failure) -> Stop {
+    match failure {
+        Failure::Rejected(r) => {
+            let why = format!("{} (SQLSTATE {})", r.message, r.sqlstate);
+            Again::Refused(side, SideFault::Unfit(why)).into()
+        }
+        failure => stop_own(side, failure),
     }
 }
 

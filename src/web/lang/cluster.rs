@@ -53,6 +53,45 @@ ClusterTexts {
     journal_state: "State" => "État";
     journal_none: "No open row: nothing is missing anywhere." => "Aucune ligne ouverte : il ne manque rien nulle part.";
 
+    conflicts_title: "Conflicts" => "Conflits";
+    conflicts_lead: "Rows that were changed in two databases at once, by programs that know only one of them. One version is in effect everywhere; both are kept." => "Des lignes modifiées dans deux bases à la fois, par des programmes qui n’en connaissent qu’une. Une version compte partout ; les deux sont conservées.";
+    conflicts_none: "There is no conflict." => "Il n’y a aucun conflit.";
+    conflicts_count: "Conflicts to decide: {0}. Changes refused by a database: {1}." => "Conflits à décider : {0}. Changements refusés par une base : {1}.";
+    conflict_id: "Conflict" => "Conflit";
+    conflict_row: "Row" => "Ligne";
+    conflict_sides: "In effect / gave way" => "Compte / a cédé";
+    conflict_at: "Found" => "Trouvé";
+    conflict_column: "Column" => "Colonne";
+    conflict_whole_table: "{0} (whole table)" => "{0} (toute la table)";
+    conflict_no_row: "There is no such row." => "Cette ligne n’existe pas.";
+    conflict_in_effect: "In effect, from {0}" => "Compte, venue de {0}";
+    conflict_gave_way: "Gave way, from {0}" => "A cédé, venue de {0}";
+    conflict_open: "to decide" => "à décider";
+    conflict_rule: "decided by the table’s rule" => "décidé par la règle de la table";
+    conflict_kept: "confirmed" => "confirmé";
+    conflict_lost: "the other version was chosen" => "l’autre version a été choisie";
+    conflict_dismissed: "dismissed" => "écarté";
+    conflict_choose_kept: "Confirm what is in effect" => "Confirmer la version qui compte";
+    conflict_choose_lost: "Put the other version in effect" => "Choisir l’autre version";
+    conflict_dismiss: "Dismiss" => "Écarter";
+    conflict_done_written: "The other version is in effect in every database." => "L’autre version compte maintenant dans toutes les bases.";
+    conflict_done_already: "The other version was in effect already." => "L’autre version comptait déjà.";
+    conflict_done_noted: "Noted." => "C’est noté.";
+    conflict_changed: "Nothing was written: the row was changed after this conflict was kept. Look at it and edit it." => "Rien n’a été écrit : la ligne a été modifiée après ce conflit. Regardez-la et modifiez-la.";
+    held_title: "Refused by a database" => "Refusés par une base";
+    held_lead: "These changes are in one database and cannot be brought to the other. They are tried again by themselves; everything else goes on." => "Ces changements sont dans une base et ne peuvent pas être reportés dans l’autre. Ils sont réessayés automatiquement ; tout le reste continue.";
+    held_row: "{0}, from {1} to {2}" => "{0}, de {1} vers {2}";
+
+    certificate_none: "No background comparison has finished yet." => "Aucune comparaison en arrière-plan n’est encore terminée.";
+    certificate_identical: "Every row was identical in all databases." => "Chaque ligne était identique dans toutes les bases.";
+    certificate_waiting: "No difference, but {0} rows were still on their way." => "Aucune différence, mais {0} lignes étaient encore en route.";
+    certificate_differing: "{0} rows differ, and no change explains it. Nothing was overwritten." => "{0} lignes diffèrent sans qu’aucun changement l’explique. Rien n’a été écrasé.";
+    certificate_at: "Compared" => "Comparées";
+    certificate_rows: "Rows" => "Lignes";
+    certificate_of_tables: "{0} in {1} tables" => "{0} dans {1} tables";
+    certificate_digest: "Digest" => "Empreinte";
+    certificate_pause: "Longest wait of a change" => "Plus longue attente d’un changement";
+
     compare_title: "Compare" => "Comparer";
     compare_lead: "This command compares every row of every table on all databases, while work goes on, and says whether they are identical:" => "Cette commande compare chaque ligne de chaque table dans toutes les bases, pendant que le travail continue, et dit si elles sont identiques :";
     compare_codes: "It answers 0 when they are identical, 1 when a row differs (it lists which), 2 when a database could not be read." => "Elle répond 0 si elles sont identiques, 1 si une ligne diffère (elle dit laquelle), 2 si une base n’a pu être lue.";

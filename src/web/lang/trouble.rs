@@ -18,6 +18,7 @@ TroubleTexts {
     isolated: "this instance cannot reach database {0}, but the other instance can; it takes no part until it can again" => "cette instance n’atteint pas la base {0}, mais l’autre instance l’atteint ; elle ne participe plus tant que cela dure";
     no_memory: "this instance’s own record of the active databases cannot be read: {0}" => "le registre des bases actives tenu par cette instance est illisible : {0}";
     split: "the databases were made active apart from each other and may both have changes; a person must decide" => "les bases ont été activées séparément et peuvent avoir chacune des changements ; une personne doit décider";
+    held: "a change of this row that another program made in one database is refused by the other (see conflicts)" => "une modification de cette ligne, faite par un autre programme dans une base, est refusée par l’autre (voir les conflits)";
     locked: "another program holds a lock on this data" => "un autre programme verrouille ces données";
     deadline: "the databases did not answer in time" => "les bases n’ont pas répondu à temps";
     closing: "this instance is stopping" => "cette instance s’arrête";

@@ -6,7 +6,7 @@ use askama::Template;
 use super::frame::{Frame, Place, side_names, state_class, state_word};
 use super::visit::{Answer, Visit};
 use super::{when, words};
-use crate::multipool::{SideId, SideState, SideStatus, Status};
+use crate::multipool::{Certificate, SideId, SideState, SideStatus, Status};
 use crate::web::lang::{ClusterTexts, Lang, fill, number};
 
 /// One side, in words.
@@ -50,6 +50,7 @@ pub(super) struct ClusterPage {
     waiting: usize,
     instance: String,
     events: Vec<EventView>,
+    conflicts: Option<String>,
 }
 
 #[derive(Template)]
@@ -63,9 +64,56 @@ struct JournalPage {
 
 #[derive(Template)]
 #[template(path = "compare.html")]
-struct ComparePage {
+pub(super) struct ComparePage {
     f: Frame,
     t: &'static ClusterTexts,
+    certificate: Option<CertificateView>,
+}
+
+/// The latest background comparison, in words.
+struct CertificateView {
+    class: &'static str,
+    verdict: String,
+    at: String,
+    rows: String,
+    digest: String,
+    epoch: i64,
+    pause: String,
+    instance: String,
+    found: Vec<String>,
+}
+
+fn certificate_view(lang: Lang, of: &Certificate) -> CertificateView {
+    let t = lang.cluster();
+    let (class, verdict) = match (of.differing, of.explained) {
+        (0, 0) => ("good", t.certificate_identical.to_owned()),
+        (0, waiting) => ("", fill(t.certificate_waiting, &[&number(lang, waiting)])),
+        (differing, _) => ("bad", fill(t.certificate_differing, &[&number(lang, differing)])),
+    };
+    CertificateView {
+        class,
+        verdict,
+        at: when::moment(lang, of.at),
+        rows: fill(t.certificate_of_tables, &[&number(lang, of.rows), &of.tables]),
+        digest: of.digest.clone(),
+        epoch: of.epoch,
+        pause: fill(t.milliseconds, &[&format_args!("{:.1}", of.pause_ms)]),
+        instance: of.instance.clone(),
+        found: of
+            .found
+            .iter()
+            .map(|found| format!("{} {}: {}", found.table, found.key, found.columns.join(", ")))
+            .collect(),
+    }
+}
+
+/// The page of `/compare` for one status.
+pub(super) fn compare_page(f: Frame, status: &Status) -> ComparePage {
+    ComparePage {
+        t: f.lang.cluster(),
+        certificate: status.certificate.as_ref().map(|of| certificate_view(f.lang, of)),
+        f,
+    }
 }
 
 fn side_view(lang: Lang, side: SideId, of: &SideStatus) -> SideView {
@@ -137,6 +185,10 @@ pub(super) fn cluster_page(f: Frame, status: &Status, refreshing: bool) -> Clust
         },
         epoch: status.epoch,
         waiting: status.waiting_writes,
+        conflicts: (status.open_conflicts + status.held_changes > 0).then(|| {
+            let counts = [status.open_conflicts, status.held_changes].map(|n| number(lang, n));
+            fill(t.conflicts_count, &[&counts[0], &counts[1]])
+        }),
         instance: status.instance.clone(),
         events: status
             .events
@@ -178,9 +230,6 @@ pub async fn journal(visit: Visit) -> Answer {
 
 /// `GET /compare`
 pub async fn compare(visit: Visit) -> Answer {
-    let page = ComparePage {
-        f: visit.frame(Place::Cluster),
-        t: visit.lang.cluster(),
-    };
+    let page = compare_page(visit.frame(Place::Cluster), &visit.pool().status());
     Ok(visit.page(StatusCode::OK, &page))
 }

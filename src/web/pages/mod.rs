@@ -6,6 +6,7 @@
 mod assets;
 mod cluster;
 mod conflict;
+mod conflicts;
 mod csv;
 mod fields;
 mod frame;
@@ -44,6 +45,12 @@ pub fn configure(config: &mut ServiceConfig) {
         .service(form("/session/remove", Place::Session).route(post().to(session::remove)))
         .service(form("/session/destroy", Place::Session).route(post().to(session::destroy)))
         .service(page("/ops/{op_id}").route(get().to(ops::show)))
+        .service(page("/conflicts").route(get().to(conflicts::list)))
+        .service(
+            page("/conflicts/{id}")
+                .route(get().to(conflicts::show))
+                .route(post().to(conflicts::choose)),
+        )
         .configure(subject_pages::<Items>)
         .service(form("/servers/{id:-?\\d{1,10}}/active", Place::Servers).route(post().to(servers::switch)))
         .configure(subject_pages::<Servers>)

@@ -62,6 +62,9 @@ pub(super) fn status(a: SideState, b: SideState) -> Status {
         writable,
         refusal: (!writable).then(|| NotApplied::NoSide.to_string()),
         sides,
+        open_conflicts: 0,
+        held_changes: 0,
+        certificate: None,
         waiting_writes: 2,
         events: vec![
             event(95, 6, "side b was readmitted after catching up 18 rows in 0.4 s"),

@@ -35,6 +35,7 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::NoMemory(why) => fill(t.no_memory, &[why]),
         NotApplied::Split => t.split.to_owned(),
         NotApplied::Locked => t.locked.to_owned(),
+        NotApplied::Held => t.held.to_owned(),
         NotApplied::Deadline => t.deadline.to_owned(),
         NotApplied::Abandoned => t.abandoned.to_owned(),
         NotApplied::Closing => t.closing.to_owned(),
@@ -44,15 +45,17 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
 /// A reason that comes as the heart's own sentence: translated if it is one of those it always uses.
 pub fn refusal(lang: Lang, sentence: &str) -> String {
     use NotApplied::{
-        Abandoned, Closing, Deadline, Isolated, Locked, NoAuthority, NoSide, Overloaded, Split,
+        Abandoned, Closing, Deadline, Held, Isolated, Locked, NoAuthority, NoSide, Overloaded, Split,
     };
     let ids = || (0..MAX_SIDES).filter_map(SideId::from_index);
     let sides = ids().map(NoAuthority).chain(ids().map(Isolated));
-    [Overloaded, NoSide, Split, Locked, Deadline, Abandoned, Closing]
-        .into_iter()
-        .chain(sides)
-        .find(|known| known.to_string() == sentence)
-        .map_or_else(|| sentence.to_owned(), |known| not_applied(lang, &known))
+    [
+        Overloaded, NoSide, Split, Locked, Held, Deadline, Abandoned, Closing,
+    ]
+    .into_iter()
+    .chain(sides)
+    .find(|known| known.to_string() == sentence)
+    .map_or_else(|| sentence.to_owned(), |known| not_applied(lang, &known))
 }
 
 /// Why a file cannot be read as rows.

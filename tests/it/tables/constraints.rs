@@ -147,3 +147,72 @@ async fn a_large_family_is_caught_up_in_an_order_that_no_constraint_refuses() {
     assert!(twins.count("a_order").await > 5000);
     twins.stop().await;
 }
+
+const CLASH: &str = "CREATE TABLE account (id int PRIMARY KEY, email text UNIQUE);
+    CREATE TABLE letter (id int PRIMARY KEY, account int NOT NULL REFERENCES account, note text);
+    INSERT INTO account VALUES (1, 'one'), (2, 'two'), (3, 'three')";
+
+/// Each side holds rows that the other must refuse: the leader's stay, the others are kept as conflicts.
+async fn clash_is_decided(twins: &Twins) {
+    twins.healed().await;
+    twins.assert_same("after the clash").await;
+    let rows = |sql: &'static str| async move {
+        let rows = twins.b.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        rows("SELECT a::text FROM account a ORDER BY id").await,
+        ["(1,one)", "(3,three)", "(10,both)", "(12,\"only on b\")"]
+    );
+    assert_eq!(
+        rows("SELECT l::text FROM letter l ORDER BY id").await,
+        ["(21,12,fine)", "(22,1,fine)"]
+    );
+    let kept = "SELECT coalesce(lost_image, key) FROM kambana.conflict WHERE rule = 'constraint' ORDER BY 1";
+    assert_eq!(rows(kept).await, ["(11,both)", "(20,2,\"to nobody\")"]);
+}
+
+const ON_A: [&str; 2] = [
+    "INSERT INTO account VALUES (10, 'both')",
+    "DELETE FROM account WHERE id = 2",
+];
+const ON_B: [&str; 5] = [
+    "INSERT INTO account VALUES (11, 'both')",
+    "INSERT INTO letter VALUES (20, 2, 'to nobody')",
+    "INSERT INTO account VALUES (12, 'only on b')",
+    "INSERT INTO letter VALUES (21, 12, 'fine')",
+    "INSERT INTO letter VALUES (22, 1, 'fine')",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_writes_that_do_not_go_together_keep_the_leaders_rows_and_both_images() {
+    let mut twins = Twins::new(CLASH, &["account", "letter"]).await;
+    twins.pause().await;
+    for sql in ON_A {
+        twins.write_foreign("a", &[sql.into()]).await;
+    }
+    for sql in ON_B {
+        twins.write_foreign("b", &[sql.into()]).await;
+    }
+    twins.resume().await;
+    clash_is_decided(&twins).await;
+    twins.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_side_that_was_written_while_it_was_out_gives_way_where_it_must() {
+    let mut twins = Twins::new(CLASH, &["account", "letter"]).await;
+    twins.b_leaves().await;
+    for sql in ON_A {
+        twins.write(&[sql.into()]).await;
+    }
+    twins.pause().await;
+    twins.b_answers().await;
+    for sql in ON_B {
+        twins.write_foreign("b", &[sql.into()]).await;
+    }
+    twins.resume().await;
+    crate::support::whole(&twins.stack, super::HEAL).await;
+    clash_is_decided(&twins).await;
+    twins.stop().await;
+}

@@ -50,6 +50,15 @@ impl Twins {
                 .unwrap_or_else(|e| panic!("{:?}: {ddl}", e.as_db_error()));
         }
         install(&config(&stack, "init"), tables).await.unwrap();
+        Twins::over(stack, tables).await
+    }
+
+    /// An instance over databases that are ready.
+    pub async fn over(stack: Running, tables: &[&str]) -> Twins {
+        let (a, b) = (
+            connect(&stack.dsn(side("a"))).await.unwrap(),
+            connect(&stack.dsn(side("b"))).await.unwrap(),
+        );
         let pool = MultiPool::connect(config(&stack, "web1")).await.unwrap();
         let tables = tables.iter().map(|t| (*t).to_owned()).collect();
         Twins {
@@ -108,11 +117,16 @@ impl Twins {
     }
 
     pub async fn b_returns(&mut self) {
+        self.b_answers().await;
+        whole(&self.stack, HEAL).await;
+    }
+
+    /// Side b answers; whether it is taken back is the pool's business.
+    pub async fn b_answers(&mut self) {
         self.stack
             .act(Action::Start, Target::Side(side("b")))
             .await
             .unwrap();
-        whole(&self.stack, HEAL).await;
         self.b = connect(&self.stack.dsn(side("b"))).await.unwrap();
     }
 
@@ -139,6 +153,15 @@ impl Twins {
     pub async fn count(&self, table: &str) -> i64 {
         let sql = format!("SELECT count(*) FROM {}", quoted(table));
         self.a.query_one(&sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Ends the instance and starts another one later: in between nobody brings the sides together.
+    pub async fn pause(&mut self) {
+        self.pool.close().await;
+    }
+
+    pub async fn resume(&mut self) {
+        self.pool = MultiPool::connect(config(&self.stack, "web1")).await.unwrap();
     }
 
     pub async fn stop(self) {
@@ -286,7 +309,7 @@ pub async fn live(kinds: &[Kind]) {
 
 impl Twins {
     /// Whether both sides are still members of the first epoch.
-    async fn stack_whole(&self) -> bool {
+    pub async fn stack_whole(&self) -> bool {
         number(&self.stack.dsn(side("a")), "SELECT n FROM kambana.epoch").await == 1
     }
 }
