@@ -108,6 +108,11 @@ fn key_values(sql_type: &str) -> Vec<String> {
     (1..=12).map(make).collect()
 }
 
+/// One of these as a literal.
+fn picked(dice: &mut Dice, of: &[String]) -> String {
+    literal(pick(dice, of))
+}
+
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -230,7 +235,7 @@ fn statement(dice: &mut Dice, tables: &[Table]) -> String {
         let tests: Vec<String> = table
             .key
             .iter()
-            .map(|k| format!("{}::text = {}", k.name, literal(pick(dice, &k.values))))
+            .map(|k| format!("{}::text = {}", k.name, picked(dice, &k.values)))
             .collect();
         tests.join(" AND ")
     };
@@ -252,7 +257,7 @@ fn statement(dice: &mut Dice, tables: &[Table]) -> String {
             )
         }
         8 if table.given_key => {
-            let to = literal(pick(dice, &table.key[0].values));
+            let to = picked(dice, &table.key[0].values);
             format!("UPDATE {name} SET k0 = {to} WHERE {}", by_key(dice))
         }
         9 => format!("DELETE FROM {name} WHERE ascii(md5(k0::text)) % 4 = 0"),
@@ -266,7 +271,7 @@ fn insert(dice: &mut Dice, table: &Table) -> String {
     let mut values = Vec::new();
     for key in table.key.iter().filter(|_| table.given_key) {
         names.push(key.name.clone());
-        values.push(literal(pick(dice, &key.values)));
+        values.push(picked(dice, &key.values));
     }
     for column in &table.columns {
         names.push(format!("\"{}\"", column.name));
