@@ -73,7 +73,7 @@ async fn rows_of_ten_megabytes_go_everywhere_and_longer_ones_nowhere() {
     assert_eq!(twins.count("big").await, 4);
 
     twins.b_leaves().await;
-    for n in 0..12 {
+    for n in 0..6 {
         twins.write(&[filled(100 + n, 100 + n, 10)]).await;
     }
     let before = peak_kb();

@@ -11,7 +11,7 @@ const KINDS: &[Kind] = &[
         life: &[
             &["INSERT INTO always (v) VALUES ('{n}'), ('moved {n}'), ('gone {n}')", "INSERT INTO usually (v) VALUES ('{n}'), ('gone {n}')"],
             &["UPDATE always SET id = DEFAULT WHERE v = 'moved {n}'", "DELETE FROM always WHERE v = 'gone {n}'",
-              "UPDATE usually SET n = n + 1000000, id = id + 1000000 WHERE v = '{n}'"],
+              "UPDATE usually SET n = -n, id = -id WHERE v = '{n}'"],
         ],
     },
     Kind {

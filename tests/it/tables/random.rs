@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use kambana::multipool::{Change, Fields, MultiPool, OpId, Value, WriteError, install};
+use kambana::multipool::{Change, Fields, MultiPool, OpId, WriteError, install};
 use tokio_postgres::Client;
 
 use super::{Twins, config};
@@ -110,7 +110,7 @@ fn key_values(sql_type: &str) -> Vec<String> {
 
 /// One of these as a literal.
 fn picked(dice: &mut Dice, of: &[String]) -> String {
-    literal(pick(dice, of))
+    literal(pick::<String>(dice, of))
 }
 
 fn literal(text: &str) -> String {
