@@ -8,9 +8,9 @@ use crate::multipool::{self, Rule};
 
 /// Keep more tables identical: ordinary ones with a primary key
 ///
-/// The table must exist, the same in every database that the environment names, with the same rows or none.
-/// Refused with the reason: tables without a primary key, with foreign keys, further unique indexes, triggers of their own,
-/// partitions.
+/// The table must exist, the same in every database that the environment names, with the same rows or none. Tables that
+/// refer to each other are named together. Names are given as they are spelled, without quotes; SCHEMA.TABLE outside of
+/// schema public. What cannot be kept identical is refused with the reason: docs/tables.md.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::Client;
 
+mod links;
+
 use super::connection::Failure;
 use super::{Fields, Value};
+pub(super) use links::ForeignKey;
 
 /// One column of a watched table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +26,10 @@ pub(super) struct Table {
     pub columns: Vec<Column>,
     /// Primary key columns, in key order.
     pub key: Vec<String>,
-    /// `"public"."name"`.
+    /// Quoted, with schema.
     pub ident: String,
+    /// What ties its rows to each other and to rows of other tables, beside the primary key.
+    pub links: links::Links,
     /// Inserts or overwrites rows from images: `$1 text[]`.
     pub upsert_sql: String,
     /// Deletes rows by keys: `$1 text[]`.
@@ -62,7 +67,7 @@ fn list(items: impl IntoIterator<Item = String>) -> String {
 impl Table {
     /// Builds the statements of a table.
     pub fn new(name: &str, columns: Vec<Column>, key: Vec<String>) -> Table {
-        let table = format!("public.{}", ident(name));
+        let table = relation(name);
         let (row_type, key_type) = (row_type(name), key_type(name));
         let names = || columns.iter().map(|c| ident(&c.name));
         let on_key = |left: &str, right: &str| {
@@ -116,6 +121,7 @@ impl Table {
             ),
             clear_sql: format!("-- apply::clear()\nDELETE FROM {table} WHERE $1::text[] IS NOT NULL"),
             ident: table,
+            links: links::Links::default(),
             columns,
             key,
         }
@@ -143,6 +149,15 @@ fn zip_fields<'a>(names: impl Iterator<Item = &'a str>, record: &str) -> Fields 
         .fold(Fields::new(), |fields, (name, value)| {
             fields.with(name, value.map_or(Value::Null, Value::Text))
         })
+}
+
+/// A watched table's name with quotes: `items` lies in schema `public`, `sales.orders` in schema `sales`. The twin of
+/// `kambana.rel()`.
+pub(super) fn relation(name: &str) -> String {
+    match name.split_once('.') {
+        Some((schema, table)) => format!("{}.{}", ident(schema), ident(table)),
+        None => format!("public.{}", ident(name)),
+    }
 }
 
 /// Name of the composite type of a table's images.
@@ -193,7 +208,7 @@ const LOAD_SQL: &str = "-- catalog::load()
 SELECT w.tbl, a.attname::text, format_type(a.atttypid, a.atttypmod),
        array_position(i.indkey::int2[], a.attnum)
 FROM kambana.watched w
-JOIN pg_class c ON c.relname = w.tbl AND c.relnamespace = 'public'::regnamespace
+JOIN pg_class c ON c.oid = kambana.rel(w.tbl)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 ORDER BY w.tbl, a.attname COLLATE \"C\"";
@@ -213,14 +228,16 @@ pub(super) async fn load(client: &Client) -> Result<Catalog, Failure> {
             sql_type: row.get(2),
         });
     }
-    Ok(found
+    let mut catalog: Catalog = found
         .into_iter()
         .map(|(name, (columns, mut key))| {
             key.sort();
             let key = key.into_iter().map(|(_, column)| column).collect();
             (name.clone(), Table::new(&name, columns, key))
         })
-        .collect())
+        .collect();
+    links::load(client, &mut catalog).await?;
+    Ok(catalog)
 }
 
 /// How many migrations a side has seen.
@@ -233,10 +250,12 @@ pub(super) async fn structure(client: &Client) -> Result<i64, Failure> {
 const FINGERPRINT_SQL: &str = "-- catalog::fingerprint()
 SELECT w.tbl, c.oid IS NOT NULL AND EXISTS (
            SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = '!kambana' AND t.tgenabled <> 'D'),
-    coalesce((SELECT string_agg(format('%s %s%s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+    coalesce((SELECT string_agg(format('%s %s%s%s%s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
                  CASE WHEN a.attnotnull THEN ' not null' END,
                  ' collate ' || nullif(a.attcollation, 0)::regcollation,
-                 ' default ' || pg_get_expr(d.adbin, d.adrelid)), E'\\n' ORDER BY a.attname COLLATE \"C\")
+                 CASE WHEN a.attgenerated = '' THEN ' default ' ELSE ' generated ' END || pg_get_expr(d.adbin, d.adrelid),
+                 CASE a.attidentity WHEN 'a' THEN ' identity always' WHEN 'd' THEN ' identity' END,
+                 (SELECT ' of ' || string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = a.atttypid)), E'\\n' ORDER BY a.attname COLLATE \"C\")
      FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '')
     || coalesce((SELECT E'\\n' || string_agg(k.conname || ' ' || pg_get_constraintdef(k.oid), E'\\n' ORDER BY k.conname COLLATE \"C\")
@@ -244,7 +263,7 @@ SELECT w.tbl, c.oid IS NOT NULL AND EXISTS (
     || coalesce((SELECT E'\\n' || string_agg(pg_get_indexdef(x.indexrelid), E'\\n' ORDER BY pg_get_indexdef(x.indexrelid) COLLATE \"C\")
      FROM pg_index x WHERE x.indrelid = c.oid AND x.indisunique), '')
 FROM kambana.watched w
-LEFT JOIN pg_class c ON c.relname = w.tbl AND c.relnamespace = 'public'::regnamespace
+LEFT JOIN pg_class c ON c.oid = kambana.rel(w.tbl)
 ORDER BY w.tbl";
 
 /// Structure of every watched table: `None` where the table or its capture trigger is missing.

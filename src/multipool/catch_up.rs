@@ -5,11 +5,10 @@
 //! rest and makes the side active. If we die anywhere, the next repairer starts over: every pass is idempotent, and
 //! until the last commit the side is neither written by others nor read.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use super::connection::{Conn, Failure, Repeat};
@@ -17,12 +16,15 @@ use super::epoch::{self, Epoch, Fence};
 use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
-use super::merge::{self, Found, Keys, Purpose, collect_keys, widen_truncates, write_images};
+use super::merge::{self, Copying, Keys, Purpose, collect_keys, widen_truncates};
 use super::votes::{Child, Verdict, decide};
 use super::{Loss, SideFault, SideId};
 
 /// Journal rows or operations copied in one transaction of the target.
 const CHUNK: i32 = 2000;
+
+/// Images of journal rows that are in memory at a time, in bytes (or one, if it is longer).
+const PORTION_BYTES: usize = 4 << 20;
 
 /// A pass that found no more than this leaves the rest to the final merge under the fences.
 const FEW: u64 = 200;
@@ -73,7 +75,15 @@ pub(super) async fn catch_up(
     let mut snapshot: Option<String> = None;
     let mut keys = 0;
     for _ in 0..MAX_PASSES {
-        let (seen, found) = pass(inner, epoch, lead, other, token, snapshot.as_deref()).await?;
+        let (seen, found) = match pass(inner, epoch, lead, other, token, snapshot.as_deref()).await {
+            // The side has changes of its own that do not go together with the leader's. Which gives way is decided
+            // where both sides stand still.
+            Err((side, failure)) if side == other && failure.breaks_constraint() => {
+                tracing::warn!(%side, why = super::connection::words(&failure), "left to the merge");
+                break;
+            }
+            passed => passed?,
+        };
         snapshot = Some(seen);
         keys += found;
         if found <= FEW || *inner.closing.borrow() {
@@ -94,7 +104,6 @@ pub(super) async fn catch_up(
             return Ok(Caught::Voted(verdict));
         }
     };
-    let snapshot = snapshot.unwrap_or_default();
     keys += merge::merge(
         inner,
         epoch,
@@ -214,6 +223,9 @@ async fn pass(
     let target = Conn::open(&inner.sides[other].writes)
         .await
         .map_err(|f| (other, f))?;
+    let to = target.client().map_err(|f| (other, f))?;
+    let mut copying = Copying::new(&catalog, (lead, from), (other, to));
+    let mut begun = false;
     let mut copied = 0;
     loop {
         let ops = from
@@ -231,31 +243,25 @@ async fn pass(
         let entries: Vec<Entry> = rows.iter().map(Entry::from_row).collect();
         let mut keys = Keys::new();
         collect_keys(&mut keys, entries.iter());
-        target.set_busy(true);
-        let to = target.client().map_err(|f| (other, f))?;
+        if !begun {
+            target.set_busy(true);
+            begin_chunk(to, epoch, token).await.map_err(|f| (other, f))?;
+            begun = true;
+        }
         widen_truncates(to, &catalog, &mut keys, entries.iter())
             .await
             .map_err(|f| (other, f))?;
-        let mut found: Found<'_> = Vec::new();
-        for (name, keys) in &keys {
-            let table = catalog
-                .get(name)
-                .ok_or_else(|| (lead, journal::unknown_table(name)))?;
-            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            found.push((table, merge::images(from, table, &keys).await.map_err(at_lead)?));
+        let lanes = lanes(inner, lead, &instances, &ops, &entries);
+        write_ledger(to, &ops, lanes).await.map_err(|f| (other, f))?;
+        write_journal(from, to, lead, other, &rows, &entries).await?;
+        let count = copying.rows(&keys).await?;
+        // Rows that depend on each other come together, when all of them are there.
+        if !copying.waits() {
+            commit_chunk(to).await.map_err(|f| (other, f))?;
+            begun = false;
+            target.set_busy(false);
         }
-        let chunk = Chunk {
-            ops: &ops,
-            entries: &entries,
-            found: &found,
-            lanes: lanes(inner, lead, &instances, &ops, &entries),
-        };
-        write_chunk(to, epoch, token, &chunk)
-            .await
-            .map_err(|f| (other, f))?;
-        target.set_busy(false);
         reach(Point::ChunkAfter).await.map_err(|f| (other, f))?;
-        let count = keys.values().map(BTreeSet::len).sum::<usize>() as u64;
         copied += count;
         inner.sides[other]
             .caught_up_keys
@@ -263,6 +269,11 @@ async fn pass(
         if *inner.closing.borrow() || !renew_lease(inner, lead, other).await.map_err(at_lead)? {
             return Err((lead, Failure::Repeat(Repeat::Contention)));
         }
+    }
+    if begun {
+        copying.finish().await?;
+        commit_chunk(to).await.map_err(|f| (other, f))?;
+        target.set_busy(false);
     }
     from.batch_execute("ROLLBACK")
         .await
@@ -303,10 +314,13 @@ async fn begin_pass(client: &Client, other: SideId, since: Option<&str>) -> Resu
             "DECLARE open_ops NO SCROLL CURSOR FOR SELECT {OP_COLUMNS} FROM kambana.lane AS l \
              JOIN kambana.op AS o ON o.lane = l.lane AND o.batch > coalesce(l.confirmed[{place}], 0) \
              WHERE NOT l.closed {newer_o} ORDER BY o.lane, o.batch; \
-             DECLARE open_rows NO SCROLL CURSOR FOR SELECT {COLUMNS} FROM ( \
-               SELECT j.* FROM kambana.lane AS l JOIN kambana.journal AS j ON j.lane = l.lane \
+             DECLARE open_rows NO SCROLL CURSOR FOR SELECT j.lane, j.batch, j.op, j.tbl, j.kind::text, j.key, j.old_key, \
+               NULL::text AS image, j.bytes, j.place FROM ( \
+               SELECT j.*, {sizes} FROM kambana.lane AS l JOIN kambana.journal AS j ON j.lane = l.lane \
                  AND j.batch > coalesce(l.confirmed[{place}], 0) WHERE NOT l.closed {newer_j} \
-               UNION ALL SELECT j.* FROM kambana.journal AS j WHERE j.lane = 0 {newer_j}) AS j ORDER BY j.n",
+               UNION ALL SELECT j.*, {sizes} FROM kambana.journal AS j WHERE j.lane = 0 {newer_j}) AS j ORDER BY j.n",
+            // The images themselves come in portions: a few long ones would fill the memory.
+            sizes = "coalesce(octet_length(j.image), 0) AS bytes, j.ctid::text AS place",
             newer_o = newer("o"),
             newer_j = newer("j"),
         ))
@@ -352,22 +366,17 @@ fn lanes(
     lanes
 }
 
-/// What one transaction of the target writes.
-struct Chunk<'a> {
-    ops: &'a [OpRow],
-    entries: &'a [Entry],
-    found: &'a Found<'a>,
-    lanes: Lanes,
-}
-
-async fn write_chunk(to: &Client, epoch: &Epoch, token: Uuid, chunk: &Chunk<'_>) -> Result<(), Failure> {
+/// Begins a transaction on the target, if it still waits for this repairer. Rows that depend on each other are written by
+/// one statement, however many they are; nobody waits for it but the side itself.
+async fn begin_chunk(to: &Client, epoch: &Epoch, token: Uuid) -> Result<(), Failure> {
     to.batch_execute(
-        "BEGIN; SET LOCAL statement_timeout = '60s'; LOCK TABLE kambana.fence IN ROW SHARE MODE",
+        "BEGIN; SET LOCAL statement_timeout = '10min'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+         LOCK TABLE kambana.fence IN ROW SHARE MODE",
     )
     .await?;
     let row = to
         .query_one(
-            "-- catch_up::write_chunk()\nSELECT count(*), set_config('kambana.apply', 'on', true) FROM kambana.epoch \
+            "-- catch_up::begin_chunk()\nSELECT count(*), set_config('kambana.apply', 'on', true) FROM kambana.epoch \
              WHERE n = $1 AND generation = $2",
             &[&epoch.n, &token],
         )
@@ -376,22 +385,73 @@ async fn write_chunk(to: &Client, epoch: &Epoch, token: Uuid, chunk: &Chunk<'_>)
         // Another repairer or another epoch: nothing of ours may be written here any more.
         return Err(Failure::Repeat(Repeat::Contention));
     }
-    insert_ops(to, chunk.ops).await?;
-    insert_lanes(to, &chunk.lanes).await?;
-    let entries: Vec<Entry> = chunk.entries.iter().filter(|e| e.lane != 0).cloned().collect();
-    // A repeated pass brings the same rows again.
-    forget_batches(to, &entries).await?;
-    journal::insert(to, &entries).await?;
-    write_images(to, chunk.found).await?;
+    Ok(())
+}
+
+async fn commit_chunk(to: &Client) -> Result<(), Failure> {
     reach(Point::ChunkBefore).await?;
     to.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; COMMIT").await?;
     Ok(())
 }
 
+async fn write_ledger(to: &Client, ops: &[OpRow], lanes: Lanes) -> Result<(), Failure> {
+    insert_ops(to, ops).await?;
+    insert_lanes(to, &lanes).await
+}
+
+/// Brings journal rows with their images, a portion at a time: `rows` say how long the images are and where they lie.
+async fn write_journal(
+    from: &Client,
+    to: &Client,
+    lead: SideId,
+    other: SideId,
+    rows: &[Row],
+    entries: &[Entry],
+) -> Result<(), At> {
+    let own: Vec<(&Entry, i32, &str)> = entries
+        .iter()
+        .zip(rows)
+        .filter(|(e, _)| e.lane != 0)
+        .map(|(e, row)| (e, row.get("bytes"), row.get("place")))
+        .collect();
+    // A repeated pass brings the same rows again.
+    let forget = own.iter().map(|(entry, _, _)| *entry);
+    forget_batches(to, forget).await.map_err(|f| (other, f))?;
+    let mut rest = own.as_slice();
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|(_, size, _)| {
+            bytes += *size as usize;
+            bytes <= PORTION_BYTES
+        });
+        let (portion, later) = rest.split_at(fits.count().max(1));
+        rest = later;
+        let places: Vec<&str> = portion.iter().map(|(_, _, place)| *place).collect();
+        let found = from
+            .query(
+                &format!(
+                    "-- catch_up::write_journal()\nSELECT {COLUMNS} FROM kambana.journal AS j \
+                     WHERE j.ctid = ANY($1::text[]::tid[]) ORDER BY j.n"
+                ),
+                &[&places],
+            )
+            .await
+            .map_err(|e| (lead, e.into()))?;
+        let entries: Vec<Entry> = found.iter().map(Entry::from_row).collect();
+        drop(found);
+        journal::insert(to, &entries).await.map_err(|f| (other, f))?;
+    }
+    Ok(())
+}
+
 /// Takes out journal rows that an earlier, interrupted pass has brought.
-async fn forget_batches(to: &Client, entries: &[Entry]) -> Result<(), Failure> {
-    let (lanes, batches): (Vec<i64>, Vec<i64>) = entries.iter().map(|e| (e.lane, e.batch)).unzip();
-    let keys: Vec<&str> = entries.iter().map(|e| e.key.as_str()).collect();
+async fn forget_batches<'a>(to: &Client, entries: impl Iterator<Item = &'a Entry>) -> Result<(), Failure> {
+    let (mut lanes, mut batches, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in entries {
+        lanes.push(entry.lane);
+        batches.push(entry.batch);
+        keys.push(entry.key.as_str());
+    }
     to.execute(
         "-- catch_up::forget_batches()\nDELETE FROM kambana.journal AS j \
          USING unnest($1::bigint[], $2::bigint[], $3::text[]) AS u(lane, batch, key) \

@@ -152,6 +152,16 @@ impl Change {
         self
     }
 
+    /// About how long its values are as text.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Change::Insert { rows, .. } => rows.iter().map(Fields::bytes).sum(),
+            Change::Update { set, .. } => set.bytes(),
+            Change::Upsert { row, .. } => row.bytes(),
+            Change::Delete { .. } => 0,
+        }
+    }
+
     /// The table of this step.
     pub fn table(&self) -> &str {
         match self {

@@ -167,6 +167,13 @@ pub(super) struct Rejection {
     pub column: Option<String>,
 }
 
+impl Failure {
+    /// A foreign key, unique or other constraint refused a row: it does not fit to the other rows of this side.
+    pub fn breaks_constraint(&self) -> bool {
+        matches!(self, Failure::Rejected(r) if r.sqlstate.starts_with("23"))
+    }
+}
+
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Failure {
         let Some(db) = error.as_db_error() else {

@@ -6,16 +6,15 @@
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::catalog::{self, Catalog, ident, literal};
+use super::catalog::{self, Catalog};
 use super::connection::{Failure, connect_all, words};
-use super::{ConnectError, PerSide, SideId, SideSet, compare, lineage, sequences, votes};
+use super::{ConnectError, PerSide, SideId, SideSet, compare, lineage, sequences, votes, watch};
 use crate::config::PoolConfig;
 
 /// Version of the objects in schema `kambana`.
 pub(super) const SCHEMA_VERSION: i32 = 1;
 
 pub(super) const INSTALL_SQL: &str = include_str!("install.sql");
-const WATCH_SQL: &str = include_str!("watch.sql");
 
 /// Who a side says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,11 +76,9 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
         votes::introduce(client, side, nobody_votes)
             .await
             .map_err(|f| at((side, f)))?;
-        for table in tables {
-            watch_on(client, table)
-                .await
-                .map_err(|e| ConnectError(format!("side {side}: {e}")))?;
-        }
+        watch::watch(client, tables)
+            .await
+            .map_err(|e| ConnectError(format!("side {side}: {e}")))?;
         if let Some(reason) = sequences::refusal(client).await.map_err(|f| at((side, f)))? {
             return Err(ConnectError(format!("side {side}: {reason}")));
         }
@@ -314,150 +311,6 @@ pub(super) async fn introduce(
         )
         .await?;
     Ok(())
-}
-
-/// Why a table cannot be watched, or what it is made of.
-pub(super) async fn watch_on(client: &Client, name: &str) -> Result<(), String> {
-    if name.len() > 50 {
-        return Err(format!(
-            "table `{name}`: names longer than 50 bytes are not supported"
-        ));
-    }
-    let say = |f: tokio_postgres::Error| words(&f.into());
-    let row = client
-        .query_opt(
-            "-- install::watch_on()
-             SELECT c.relkind = 'r' AND NOT c.relispartition
-                      AND NOT EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent)),
-                    pg_has_role(c.relowner, 'USAGE'),
-                    i.indexrelid IS NOT NULL, coalesce(i.indimmediate, true),
-                    (SELECT string_agg(t.tgname, ', ') FROM pg_trigger t
-                      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgname NOT LIKE '!kambana%'),
-                    current_user::text,
-                    (SELECT string_agg(k.conname, ', ') FROM pg_constraint k
-                      WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid)),
-                    (SELECT string_agg(x.indexrelid::regclass::text, ', ') FROM pg_index x
-                      WHERE x.indrelid = c.oid AND x.indisunique AND NOT x.indisprimary)
-             FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
-             WHERE c.relname = $1 AND c.relnamespace = 'public'::regnamespace",
-            &[&name],
-        )
-        .await
-        .map_err(say)?;
-    let Some(row) = row else {
-        return Err(format!(
-            "table `{name}` is missing in schema public; apply schema.sql first"
-        ));
-    };
-    let (ordinary, owner, keyed, immediate): (bool, bool, bool, bool) =
-        (row.get(0), row.get(1), row.get(2), row.get(3));
-    let refusal = if !ordinary {
-        Some("is not an ordinary table (partitioned, inherited, a view or foreign)".to_owned())
-    } else if !owner {
-        Some("belongs to another role; the pool's role must own the tables it watches".to_owned())
-    } else if !keyed {
-        Some("has no primary key, so its rows cannot be told apart".to_owned())
-    } else if !immediate {
-        Some("has a deferrable primary key, which ON CONFLICT cannot use".to_owned())
-    } else if let Some(names) = row.get::<_, Option<String>>(6) {
-        Some(format!(
-            "has foreign keys ({names}), whose order a returning side could not follow yet"
-        ))
-    } else if let Some(names) = row.get::<_, Option<String>>(7) {
-        Some(format!(
-            "has unique indexes beside its primary key ({names}); rows that exchange their values while a side is \
-             away could not be brought there yet"
-        ))
-    } else {
-        row.get::<_, Option<String>>(4).map(|names| {
-            format!("has triggers of its own ({names}), which would run once more on every other side")
-        })
-    };
-    if let Some(reason) = refusal {
-        return Err(format!("table `{name}` {reason}"));
-    }
-    let unchanged = client
-        .query_one(
-            "-- install::watch_on()\nSELECT count(*) FROM kambana.watched WHERE tbl = $1",
-            &[&name],
-        )
-        .await
-        .map_err(say)?
-        .get::<_, i64>(0)
-        == 1
-        && !capture_is_stale(client, name).await.map_err(|f| words(&f))?;
-    if unchanged {
-        return Ok(());
-    }
-    client
-        .execute(
-            "-- install::watch_on()\nINSERT INTO kambana.watched (tbl) VALUES ($1) ON CONFLICT DO NOTHING",
-            &[&name],
-        )
-        .await
-        .map_err(say)?;
-    let catalog = catalog::load(client).await.map_err(|f| words(&f))?;
-    let Some(table) = catalog.get(name) else {
-        return Err(format!("table `{name}` could not be read from the catalogue"));
-    };
-    client
-        .batch_execute(&watch_sql(table, row.get(5)))
-        .await
-        .map_err(say)
-}
-
-/// Whether the table's columns are no longer those of its image type.
-async fn capture_is_stale(client: &Client, name: &str) -> Result<bool, Failure> {
-    let row = client
-        .query_one(
-            "-- install::capture_is_stale()
-             SELECT NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = '!kambana')
-                 OR (SELECT array_agg(format('%s %s', attname, format_type(atttypid, atttypmod)) ORDER BY attname COLLATE \"C\")
-                     FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '')
-                 IS DISTINCT FROM
-                    (SELECT array_agg(format('%s %s', attname, format_type(atttypid, atttypmod)) ORDER BY attname COLLATE \"C\")
-                     FROM pg_attribute WHERE attrelid = to_regclass($2) AND attnum > 0 AND NOT attisdropped)
-             FROM pg_class c WHERE c.relname = $1 AND c.relnamespace = 'public'::regnamespace",
-            &[&name, &catalog::row_type(name)],
-        )
-        .await?;
-    Ok(row.get(0))
-}
-
-fn watch_sql(table: &catalog::Table, owner: &str) -> String {
-    let each = |columns: &mut dyn Iterator<Item = &str>, prefix: &str| {
-        columns
-            .map(|c| format!("{prefix}{}", ident(c)))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let all = || table.columns.iter().map(|c| c.name.as_str());
-    let key = || table.key.iter().map(String::as_str);
-    let typed = |columns: &mut dyn Iterator<Item = &str>| {
-        columns
-            .filter_map(|c| table.column(c))
-            .map(|c| format!("{} {}", ident(&c.name), c.sql_type))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    WATCH_SQL
-        .replace("{table}", &table.ident)
-        .replace("{capture}", &ident(&format!("capture_{}", table.name)))
-        .replace(
-            "{row_type}",
-            catalog::row_type(&table.name).trim_start_matches("kambana."),
-        )
-        .replace(
-            "{key_type}",
-            catalog::key_type(&table.name).trim_start_matches("kambana."),
-        )
-        .replace("{row_columns}", &typed(&mut all()))
-        .replace("{key_columns}", &typed(&mut key()))
-        .replace("{old_key_values}", &each(&mut key(), "OLD."))
-        .replace("{new_key_values}", &each(&mut key(), "NEW."))
-        .replace("{new_values}", &each(&mut all(), "NEW."))
-        .replace("{owner}", &literal(owner))
-        .replace("{name}", &literal(&table.name))
 }
 
 /// The catalogue, if every side has the same.

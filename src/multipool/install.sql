@@ -177,4 +177,19 @@ CREATE OR REPLACE FUNCTION kambana.max_each(bigint[], bigint[]) RETURNS bigint[]
     AS $$ SELECT array_agg(greatest(coalesce(x, 0), coalesce(y, 0)) ORDER BY i)
           FROM unnest($1, $2) WITH ORDINALITY AS u(x, y, i) $$;
 
+CREATE OR REPLACE FUNCTION kambana.rel(name text) RETURNS regclass
+    LANGUAGE sql STABLE
+    AS $$ SELECT to_regclass(CASE WHEN strpos(name, '.') = 0 THEN 'public.' || quote_ident(name)
+          ELSE quote_ident(split_part(name, '.', 1)) || '.' || quote_ident(substr(name, strpos(name, '.') + 1)) END) $$;
+COMMENT ON FUNCTION kambana.rel IS 'A watched table: items is public.items, sales.orders lies in schema sales';
+
+CREATE UNLOGGED TABLE IF NOT EXISTS kambana.stage (
+    tbl    text NOT NULL,
+    key    text NOT NULL,
+    image  text,                           -- the row as it shall be; NULL: it shall not be
+    vacate boolean NOT NULL                -- taken away before any image is written
+);
+CREATE INDEX IF NOT EXISTS stage_key ON kambana.stage (tbl, key);
+COMMENT ON TABLE kambana.stage IS 'Rows on their way into tables with foreign keys or further unique indexes; never committed';
+
 REVOKE ALL ON SCHEMA kambana FROM PUBLIC;

@@ -15,6 +15,8 @@ mod held;
 mod keep;
 mod ledger;
 mod open;
+mod stage;
+mod together;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -32,11 +34,12 @@ use super::{Loss, SideFault, SideId, conflicts, sequences, votes};
 use apart::{Copied, Stuck};
 use both::Both;
 use clash::Verdict;
-pub(super) use copy::{Found, Keys, collect_keys, images, widen_truncates, write_images};
+pub(super) use copy::{Copying, Keys, collect_keys, copy, widen_truncates};
 use held::Held;
 use keep::{Losing, align_conflicts, keep_conflicts};
 use ledger::{Batches, Lost, ledger, settle};
 use open::{Open, Resting, join_clocks, keep_missing, keys_with_ops, open, open_keys, present};
+use together::Together;
 
 type At = (SideId, Failure);
 
@@ -53,7 +56,7 @@ pub(super) enum Purpose {
     /// The other side was caught up to this snapshot and becomes active in the new epoch.
     Readmit {
         next: Epoch,
-        snapshot: String,
+        snapshot: Option<String>,
         token: Uuid,
     },
     /// The other side is a member of the epoch but has not stored it yet: somebody died while readmitting it.
@@ -238,7 +241,7 @@ async fn under_fences(
     let (since, held) = match purpose {
         Purpose::Sweep => (None, held),
         Purpose::Align => (None, held.all_due()),
-        Purpose::Readmit { snapshot, .. } => (Some(snapshot.as_str()), held.all_due()),
+        Purpose::Readmit { snapshot, .. } => (snapshot.as_deref(), held.all_due()),
     };
     let (mut open_a, mut resting) = open(a, other, since, &held).await.map_err(at_a)?;
     let (mut open_b, resting_b) = open(b, lead, None, &held).await.map_err(at_b)?;
@@ -249,7 +252,7 @@ async fn under_fences(
     let repeated = repeated(&open_b, &on_a);
     keep_missing(&mut open_b, &on_a);
 
-    let verdict = verdict((lead, a), (other, b), &open_a, &open_b, purpose).await?;
+    let mut verdict = verdict((lead, a), (other, b), &open_a, &open_b, purpose).await?;
     let mut lost = Lost {
         on_lead: verdict.on_lead.keys().copied().collect(),
         on_other: verdict
@@ -260,6 +263,14 @@ async fn under_fences(
             .collect(),
     };
     let seen = [open_a.foreign(), open_b.foreign()];
+    let together = Together {
+        catalog: &catalog,
+        held: &held,
+        a: (lead, a),
+        b: (other, b),
+        seen: &seen,
+    };
+    together.decide(&open_a, &open_b, &mut lost, &mut verdict).await?;
     let mut both = Both {
         catalog: &catalog,
         held: &held,

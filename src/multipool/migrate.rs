@@ -20,7 +20,7 @@ use super::catalog::{self, Fingerprint};
 use super::compare::{count, digests};
 use super::connection::{Failure, connect_all, words};
 use super::epoch::{self, Epoch};
-use super::{ConnectError, PerSide, SideFault, SideId, install, sequences};
+use super::{ConnectError, PerSide, SideFault, SideId, sequences, watch};
 use crate::config::PoolConfig;
 use script::Script;
 
@@ -186,11 +186,10 @@ async fn refresh_capture(
 ) -> Result<Fingerprint, ConnectError> {
     let mut first: Option<Fingerprint> = None;
     for (side, client) in clients.iter() {
-        for table in before.keys() {
-            install::watch_on(client, table)
-                .await
-                .map_err(|e| refuse(format!("side {side}: {e}")))?;
-        }
+        let tables: Vec<&str> = before.keys().map(String::as_str).collect();
+        watch::watch(client, &tables)
+            .await
+            .map_err(|e| refuse(format!("side {side}: {e}")))?;
         let found = catalog::fingerprint(client).await.map_err(|f| say((side, f)))?;
         if let Some((table, _)) = found.iter().find(|(_, structure)| structure.is_none()) {
             return Err(refuse(format!(

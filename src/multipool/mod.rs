@@ -12,7 +12,8 @@
 //!   copying a side that was lost; `conflicts`: what a person sees and decides.
 //! - [`compare()`](compare): the proof, and `check`, which asks for it now and then. `trim`: housekeeping.
 //! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
-//! - [`install`]: the objects in schema `kambana`; [`migrate()`](migrate): one change of structure on every side; `catalog`, `sequences`: what watched tables are made of.
+//! - [`install`]: the objects in schema `kambana`; `watch`: capture of a table, or why not; [`migrate()`](migrate):
+//!   one change of structure on every side; `catalog`, `sequences`: what watched tables are made of.
 //!
 //! This room knows nothing of HTTP, pages or sessions.
 //!
@@ -59,6 +60,7 @@ mod transaction;
 mod trim;
 mod value;
 mod votes;
+mod watch;
 mod write;
 
 pub use catalog::parse_record as record_fields;

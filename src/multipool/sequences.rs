@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::catalog::ident;
+use super::catalog::{ident, relation};
 use super::connection::Failure;
 use super::{SideId, Value};
 
@@ -22,7 +22,7 @@ const LOAD_SQL: &str = "-- sequences::load()
 SELECT DISTINCT s.relname::text, n.nspname::text, w.tbl,
     CASE WHEN a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN a.attname::text END, q.seqcache, q.seqincrement, q.seqmax
 FROM kambana.watched w
-JOIN pg_class c ON c.relname = w.tbl AND c.relnamespace = 'public'::regnamespace
+JOIN pg_class c ON c.oid = kambana.rel(w.tbl)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_attrdef ad ON ad.adrelid = c.oid AND ad.adnum = a.attnum
 JOIN pg_depend d ON (d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid AND d.refclassid = 'pg_class'::regclass)
@@ -74,9 +74,9 @@ pub(super) async fn align(client: &Client, side: SideId, sides: usize) -> Result
         }
         let highest = match &sequence.column {
             Some(column) => format!(
-                "(SELECT max({}) FROM public.{})::bigint",
+                "(SELECT max({}) FROM {})::bigint",
                 ident(column),
-                ident(&sequence.table)
+                relation(&sequence.table)
             ),
             None => "NULL::bigint".into(),
         };

@@ -123,6 +123,15 @@ impl Fields {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
+    /// Length of all values as text.
+    pub(super) fn bytes(&self) -> usize {
+        self.0
+            .iter()
+            .filter_map(|(_, value)| value.as_text())
+            .map(str::len)
+            .sum()
+    }
+
     /// Number of fields.
     pub fn len(&self) -> usize {
         self.0.len()

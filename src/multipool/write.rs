@@ -34,6 +34,9 @@ use super::{Applied, NotApplied, OpId, PerSide, SideFault, SideId, WriteError, m
 /// Operations that share one transaction a side; more would overflow nothing but patience.
 const MAX_BATCH: usize = 64;
 
+/// A batch that has so many bytes takes no further operation: every row passes through memory several times.
+const BATCH_BYTES: usize = 4 << 20;
+
 /// A lane that had nothing to do for this long settles what it wrote last.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
@@ -175,14 +178,16 @@ impl Lane {
     /// The first job and, if it is declarative, what waits behind it; and the jobs that must run alone.
     fn gather(&self, first: Job, waiting: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Vec<Job>) {
         let (mut jobs, mut held) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
         let mut next = Some(first);
         while let Some(job) = next {
+            bytes += job.work.bytes();
             if job.claim() {
                 let alone =
                     matches!(job.work, Work::Transaction(_)) || jobs.iter().any(|j: &Job| j.op == job.op);
                 if alone { held.push(job) } else { jobs.push(job) }
             }
-            next = if held.is_empty() && jobs.len() < MAX_BATCH {
+            next = if held.is_empty() && jobs.len() < MAX_BATCH && bytes < BATCH_BYTES {
                 waiting.try_recv().ok()
             } else {
                 None

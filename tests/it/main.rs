@@ -27,6 +27,7 @@ mod rebuild;
 mod sessions;
 mod settings;
 mod support;
+mod tables;
 mod twins;
 mod up;
 mod votes;

@@ -1,11 +1,15 @@
 //! Row states from one side to another, by key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 
+use futures::TryStreamExt;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::held::Held;
+use super::stage::{Staged, State};
 use crate::multipool::SideId;
 use crate::multipool::catalog::{Catalog, Table};
 use crate::multipool::connection::{Failure, Repeat};
@@ -13,6 +17,11 @@ use crate::multipool::journal::{self, Entry, Kind};
 
 /// Keys per table.
 pub(in crate::multipool) type Keys = BTreeMap<String, BTreeSet<String>>;
+
+/// Rows written by one statement, and about how many bytes of them: a copy takes this much memory, however long it is
+/// (and once more what the longest row takes).
+const PORTION_ROWS: usize = 2000;
+const PORTION_BYTES: usize = 4 << 20;
 
 /// Adds the keys of entries.
 pub(in crate::multipool) fn collect_keys<'a>(keys: &mut Keys, entries: impl Iterator<Item = &'a Entry>) {
@@ -59,41 +68,104 @@ pub(in crate::multipool) async fn images(
     Ok((there, gone))
 }
 
-/// Makes the rows of `keys` on the target what they are on the source, in the transactions of both clients.
+/// Makes rows of the target what they are on the source, in the transactions of both clients. Rows that others depend on
+/// are put aside until [`finish`](Copying::finish).
+pub(in crate::multipool) struct Copying<'a> {
+    catalog: &'a Catalog,
+    source: (SideId, &'a Client),
+    target: (SideId, &'a Client),
+    staged: Staged,
+}
+
+impl<'a> Copying<'a> {
+    pub fn new(catalog: &'a Catalog, source: (SideId, &'a Client), target: (SideId, &'a Client)) -> Self {
+        Copying {
+            catalog,
+            source,
+            target,
+            staged: Staged::default(),
+        }
+    }
+
+    /// Copies the rows of `keys`, or puts them aside. Returns how many.
+    pub async fn rows(&mut self, keys: &Keys) -> Result<u64, (SideId, Failure)> {
+        let (source, from) = self.source;
+        let mut copied = 0;
+        for (name, keys) in keys {
+            let table = self
+                .catalog
+                .get(name)
+                .ok_or_else(|| (source, journal::unknown_table(name)))?;
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            copied += keys.len() as u64;
+            let params: [&(dyn ToSql + Sync); 1] = [&keys];
+            let states = from.query_raw(table.images_sql.as_str(), params).await;
+            let mut states = pin!(states.map_err(|e| (source, e.into()))?);
+            let (mut portion, mut bytes) = (Vec::new(), 0);
+            while let Some(row) = states.try_next().await.map_err(|e| (source, e.into()))? {
+                let state: State = (row.get(0), row.get(1));
+                drop(row);
+                bytes += state.0.len() + state.1.as_ref().map_or(0, String::len);
+                portion.push(state);
+                if bytes >= PORTION_BYTES || portion.len() == PORTION_ROWS {
+                    self.write(table, std::mem::take(&mut portion)).await?;
+                    bytes = 0;
+                }
+            }
+            self.write(table, portion).await?;
+        }
+        Ok(copied)
+    }
+
+    async fn write(&mut self, table: &Table, states: Vec<State>) -> Result<(), (SideId, Failure)> {
+        let (target, to) = self.target;
+        let written = match table.links.constrained() {
+            true => self.staged.add(to, table, &states).await,
+            false => write_states(to, table, states).await,
+        };
+        written.map_err(|failure| (target, failure))
+    }
+
+    /// Whether rows wait for [`finish`](Copying::finish).
+    pub fn waits(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// Writes what was put aside.
+    pub async fn finish(self) -> Result<(), (SideId, Failure)> {
+        let (target, to) = self.target;
+        let applied = self.staged.apply(to, self.catalog).await;
+        applied.map_err(|failure| (target, failure))
+    }
+}
+
+/// Copies the rows of `keys` as a whole.
 pub(in crate::multipool) async fn copy(
     catalog: &Catalog,
-    (source, from): (SideId, &Client),
-    (target, to): (SideId, &Client),
+    source: (SideId, &Client),
+    target: (SideId, &Client),
     keys: &Keys,
 ) -> Result<u64, (SideId, Failure)> {
-    let mut copied = 0;
-    let mut found = Vec::new();
-    for (name, keys) in keys {
-        let table = catalog
-            .get(name)
-            .ok_or_else(|| (source, journal::unknown_table(name)))?;
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        copied += keys.len() as u64;
-        found.push((table, images(from, table, &keys).await.map_err(|f| (source, f))?));
-    }
-    write_images(to, &found).await.map_err(|f| (target, f))?;
+    let mut copying = Copying::new(catalog, source, target);
+    let copied = copying.rows(keys).await?;
+    copying.finish().await?;
     Ok(copied)
 }
 
-/// Rows to write and rows to delete, by table.
-pub(in crate::multipool) type Found<'a> = Vec<(&'a Table, (Vec<String>, Vec<String>))>;
-
-/// Writes images and deletions on a side. Deletions first: a new row may reuse a unique value of a deleted one.
-pub(in crate::multipool) async fn write_images(to: &Client, found: &Found<'_>) -> Result<(), Failure> {
-    for (table, (_, gone)) in found.iter().rev() {
-        if !gone.is_empty() && !cfg!(mutant = "forget_deletes") {
-            to.execute(&table.delete_sql, &[gone]).await?;
+/// Writes rows that nothing depends on.
+async fn write_states(to: &Client, table: &Table, states: Vec<State>) -> Result<(), Failure> {
+    let (mut there, mut gone) = (Vec::new(), Vec::new());
+    for (key, image) in states {
+        match image {
+            Some(image) => there.push(image),
+            None => gone.push(key),
         }
     }
-    for (table, (there, _)) in found {
-        if !there.is_empty() {
-            to.execute(&table.upsert_sql, &[there]).await?;
-        }
+    if !gone.is_empty() && !cfg!(mutant = "forget_deletes") {
+        to.execute(&table.delete_sql, &[&gone]).await?;
+    }
+    if !there.is_empty() {
+        to.execute(&table.upsert_sql, &[&there]).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ mod ddl;
 use super::{LONG, SHORT, Stop, Work, refused, within};
 use crate::multipool::catalog::{self, Catalog, literal};
 use crate::multipool::connection::Failure;
-use crate::multipool::install;
+use crate::multipool::watch;
 use ddl::Made;
 
 /// What a person can do about a refusal.
@@ -36,17 +36,13 @@ pub(super) async fn complete(work: &Work<'_>, catalog: &Catalog) -> Result<(), S
         }
     }
     grant(work, &made).await?;
-    for table in catalog.values() {
-        let watched = install::watch_on(&work.target, &table.name);
-        match tokio::time::timeout(LONG, watched).await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => return Err(refused(why)),
-            Err(_) => {
-                return Err(Stop::At(
-                    work.other,
-                    Failure::Side(crate::multipool::SideFault::Silent),
-                ));
-            }
+    let tables: Vec<&str> = catalog.keys().map(String::as_str).collect();
+    match tokio::time::timeout(LONG, watch::watch(&work.target, &tables)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => return Err(refused(why)),
+        Err(_) => {
+            let silent = crate::multipool::SideFault::Silent;
+            return Err(Stop::At(work.other, Failure::Side(silent)));
         }
     }
     work.commit().await?;

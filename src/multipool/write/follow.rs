@@ -1,14 +1,20 @@
 //! Step 3 on a follower: apply the leader's images in its order, then the guard.
+//!
+//! Repeating images row by row is quick and nearly always right. The leader's statements may have checked their
+//! constraints at other moments, though (one statement that writes two tables, a swap), and a cascade may have changed a
+//! row after its image was taken. Then the rows are read from the leader's open transaction and written as a whole.
 
 use futures::future::BoxFuture;
+use uuid::Uuid;
 
-use super::attempt::{Collected, Reply, Sql, Stop, in_order, names, stop_own};
+use super::attempt::{CALLERS_FENCE_SQL, Collected, Reply, Sql, Stop, in_order, names, stop_own};
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Failure, Repeat};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::failpoint::{Point, reach};
-use crate::multipool::journal::{self, ApplyParams, Arrays, place};
+use crate::multipool::journal::{self, ApplyParams, Arrays, Entry, place};
+use crate::multipool::merge::{self, Keys, collect_keys, widen_truncates};
 use crate::multipool::{SideFault, SideId};
 
 /// On a follower, after the leader's part is done: with the leader's results, capture switched off.
@@ -39,9 +45,32 @@ const LACKING_SQL: &str = "-- write::lacking()
 SELECT count(*) FROM unnest($1::bigint[], $2::bigint[]) AS p(lane, batch)
 WHERE NOT EXISTS (SELECT FROM kambana.op AS o WHERE o.lane = p.lane AND o.batch = p.batch)";
 
+/// How repeating the images ended.
+enum Repeated {
+    /// Done; the leader must be asked about these batches.
+    Doubtful(Vec<(i64, i64)>),
+    /// A constraint refuses the images in this order.
+    Refused,
+}
+
+/// Whether the last captured image of a row may not be the row: a key that comes twice where a cascade or a trigger may
+/// have changed it in the middle of a statement, or a key that can only be moved by deleting and inserting.
+fn may_be_stale(catalog: &Catalog, entries: &[Entry]) -> bool {
+    if !catalog.values().any(|t| t.links.nested || t.links.fixed_key) {
+        return false;
+    }
+    let mut seen = std::collections::HashSet::new();
+    entries.iter().any(|entry| {
+        catalog.get(&entry.table).is_some_and(|table| {
+            (table.links.fixed_key && entry.old_key.is_some())
+                || (table.links.nested && !entry.keys().all(|key| seen.insert((entry.table.as_str(), key))))
+        })
+    })
+}
+
 impl Lane {
-    /// Step 3 on one follower, in one round trip: names, images in the leader's order, journal, **then** the guard.
-    /// Returns the batches that the leader must be asked about.
+    /// Step 3 on one follower: names, rows, journal, **then** the guard. Returns the batches that the leader must be
+    /// asked about.
     pub(super) async fn follow(
         &self,
         epoch: &Epoch,
@@ -51,17 +80,27 @@ impl Lane {
         collected: &Collected,
         catalog: &Catalog,
     ) -> Result<Vec<(i64, i64)>, Stop> {
+        if !may_be_stale(catalog, &collected.entries)
+            && let Repeated::Doubtful(batches) =
+                self.repeat(epoch, leader, side, jobs, collected, catalog).await?
+        {
+            return Ok(batches);
+        }
+        self.take_over(epoch, leader, side, jobs, collected, catalog)
+            .await
+    }
+
+    /// In one round trip: the images in the leader's order.
+    async fn repeat(
+        &self,
+        epoch: &Epoch,
+        leader: SideId,
+        side: SideId,
+        jobs: &[Job],
+        collected: &Collected,
+        catalog: &Catalog,
+    ) -> Result<Repeated, Stop> {
         let own = |failure| stop_own(side, failure);
-        // Behind the names, a lock that is not given is somebody else's lock on the rows, as on the leader.
-        let at_rows = |failure| match failure {
-            Failure::Repeat(Repeat::Locked) => Again::Locked.into(),
-            // It is not its twin, or holds a poisoned row.
-            Failure::Rejected(r) => {
-                let why = format!("{} (SQLSTATE {})", r.message, r.sqlstate);
-                Again::Refused(side, SideFault::Unfit(why)).into()
-            }
-            other => stop_own(side, other),
-        };
         let conn = self.conn(side)?;
         let client = conn.client().map_err(own)?;
         reach(Point::FollowBefore).await.map_err(own)?;
@@ -71,35 +110,26 @@ impl Lane {
         let guard = conn.prepare(GUARD_SQL).await.map_err(own)?;
         let mut prepared = Vec::with_capacity(plan.len());
         for apply in &plan {
-            prepared.push(conn.prepare(apply.sql).await.map_err(at_rows)?);
+            prepared.push(conn.prepare(apply.sql).await.map_err(|f| refused(side, f))?);
         }
-        let (ids, digests) = names(jobs);
-        let confirmed = self.confirmed_array();
-        let applied = !jobs.iter().any(|j| matches!(j.work, Work::Tombstone));
-        let follow_params: [Sql<'_>; 9] = [
-            &epoch.n,
-            &self.id,
-            &self.inner.config.instance,
-            &confirmed,
-            &self.batch,
-            &ids,
-            &digests,
-            &collected.results,
-            &applied,
-        ];
+        let entering = Entering::new(self, jobs);
+        let follow_params = entering.params(self, epoch, collected);
         let arrays = Arrays::new(&collected.entries);
-        let (tables, keys): (Vec<&str>, Vec<&str>) = collected
-            .entries
-            .iter()
-            .flat_map(|e| e.keys().map(|key| (e.table.as_str(), key)))
-            .unzip();
-        let leader_place = place(leader);
-        let guard_params: [Sql<'_>; 4] = [&leader_place, &tables, &keys, &self.id];
+        let guarded = Guarded::new(leader, &collected.entries);
+        let guard_params = guarded.params(&self.id);
 
-        let mut work: Vec<BoxFuture<'_, Result<Reply, Failure>>> = Vec::with_capacity(plan.len() + 4);
+        let mut work: Vec<BoxFuture<'_, Result<Reply, Failure>>> = Vec::with_capacity(plan.len() + 5);
         work.push(Box::pin(async {
             Ok(Reply::Rows(client.query(&follow, &follow_params).await?))
         }));
+        if catalog.values().any(|table| table.links.deferrable) {
+            // The leader's transaction may have put these checks off; here they are made at its end in any case.
+            work.push(Box::pin(async {
+                Ok(Reply::Nothing(
+                    client.batch_execute("SET CONSTRAINTS ALL DEFERRED").await?,
+                ))
+            }));
+        }
         for (apply, prepared) in plan.iter().zip(&prepared) {
             work.push(Box::pin(async move {
                 Ok(Reply::Count(match &apply.params {
@@ -124,25 +154,66 @@ impl Lane {
 
         let mut replies = in_order(work).await.into_iter();
         let entered = replies.next().unwrap_or(Ok(Reply::Count(0))).map_err(own)?.rows();
-        match entered
-            .first()
-            .map(|row| (row.get::<_, Option<i64>>(0), row.get::<_, i64>(1)))
-        {
-            Some((Some(_), fresh)) if fresh == jobs.len() as i64 || cfg!(mutant = "no_dedup") => {}
-            // The follower knows a name that the leader does not: another instance died between two commits.
-            Some((Some(_), _)) => return Err(Again::Merge.into()),
-            _ => return Err(Again::EpochMoved.into()),
-        }
+        check_entered(&entered, jobs)?;
         let mut doubtful = Vec::new();
         for reply in replies {
-            if let Reply::Rows(rows) = reply.map_err(at_rows)? {
-                doubtful.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
+            match reply {
+                Ok(Reply::Rows(rows)) => doubtful.extend(rows.iter().map(|row| (row.get(0), row.get(1)))),
+                Ok(Reply::Nothing(()) | Reply::Count(_)) => {}
+                Err(failure) if failure.breaks_constraint() => return Ok(Repeated::Refused),
+                Err(failure) => return Err(refused(side, failure)),
             }
         }
         reach(Point::FollowApplied).await.map_err(own)?;
         #[cfg(mutant = "skip_guard")]
         doubtful.clear();
-        Ok(doubtful)
+        Ok(Repeated::Doubtful(doubtful))
+    }
+
+    /// The changed rows as they are at the end of the leader's transaction, written as a whole.
+    async fn take_over(
+        &self,
+        epoch: &Epoch,
+        leader: SideId,
+        side: SideId,
+        jobs: &[Job],
+        collected: &Collected,
+        catalog: &Catalog,
+    ) -> Result<Vec<(i64, i64)>, Stop> {
+        let own = |failure| stop_own(side, failure);
+        let client = self.conn_client(side).map_err(own)?;
+        // Begun anew: after a refusal, and planned for whole tables instead of a few keys.
+        client
+            .batch_execute(&format!("ROLLBACK; {CALLERS_FENCE_SQL}"))
+            .await
+            .map_err(|e| own(e.into()))?;
+        let entering = Entering::new(self, jobs);
+        let entered = client
+            .query(FOLLOW_SQL, &entering.params(self, epoch, collected))
+            .await
+            .map_err(|e| own(e.into()))?;
+        check_entered(&entered, jobs)?;
+        let mut keys = Keys::new();
+        collect_keys(&mut keys, collected.entries.iter());
+        widen_truncates(client, catalog, &mut keys, collected.entries.iter())
+            .await
+            .map_err(own)?;
+        let from = self.conn_client(leader).map_err(|f| stop_own(leader, f))?;
+        merge::copy(catalog, (leader, from), (side, client), &keys)
+            .await
+            .map_err(|(at, failure)| refused(at, failure))?;
+        journal::insert(client, &collected.entries).await.map_err(own)?;
+        let guarded = Guarded::new(leader, &collected.entries);
+        let rows = client
+            .query(GUARD_SQL, &guarded.params(&self.id))
+            .await
+            .map_err(|e| own(e.into()))?;
+        client
+            .batch_execute("SET CONSTRAINTS ALL IMMEDIATE")
+            .await
+            .map_err(|e| own(e.into()))?;
+        reach(Point::FollowApplied).await.map_err(own)?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// The second half of the guard: a change of these rows that only a follower has must not be overwritten.
@@ -167,5 +238,91 @@ impl Lane {
             0 => Ok(()),
             _ => Err(Again::Merge.into()),
         }
+    }
+}
+
+/// A follower that refuses what the leader took is not its twin, or holds a poisoned row.
+fn refused(side: SideId, failure: Failure) -> Stop {
+    match failure {
+        // Behind the names, a lock that is not given is somebody else's lock on the rows, as on the leader.
+        Failure::Repeat(Repeat::Locked) => Again::Locked.into(),
+        // It is not its twin, or holds a poisoned row.
+        Failure::Rejected(r) => {
+            let why = format!("{} (SQLSTATE {})", r.message, r.sqlstate);
+            Again::Refused(side, SideFault::Unfit(why)).into()
+        }
+        failure => stop_own(side, failure),
+    }
+}
+
+/// Parameters of [`FOLLOW_SQL`].
+struct Entering {
+    ids: Vec<Uuid>,
+    digests: Vec<i64>,
+    confirmed: Vec<i64>,
+    applied: bool,
+}
+
+impl Entering {
+    fn new(lane: &Lane, jobs: &[Job]) -> Entering {
+        let (ids, digests) = names(jobs);
+        Entering {
+            ids,
+            digests,
+            confirmed: lane.confirmed_array(),
+            applied: !jobs.iter().any(|j| matches!(j.work, Work::Tombstone)),
+        }
+    }
+
+    fn params<'a>(&'a self, lane: &'a Lane, epoch: &'a Epoch, collected: &'a Collected) -> [Sql<'a>; 9] {
+        [
+            &epoch.n,
+            &lane.id,
+            &lane.inner.config.instance,
+            &self.confirmed,
+            &lane.batch,
+            &self.ids,
+            &self.digests,
+            &collected.results,
+            &self.applied,
+        ]
+    }
+}
+
+/// Parameters of [`GUARD_SQL`].
+struct Guarded<'a> {
+    leader: i32,
+    tables: Vec<&'a str>,
+    keys: Vec<&'a str>,
+}
+
+impl<'a> Guarded<'a> {
+    fn new(leader: SideId, entries: &'a [Entry]) -> Guarded<'a> {
+        let keys = entries
+            .iter()
+            .flat_map(|e| e.keys().map(|key| (e.table.as_str(), key)));
+        let (tables, keys) = keys.unzip();
+        Guarded {
+            leader: place(leader),
+            tables,
+            keys,
+        }
+    }
+
+    fn params<'b>(&'b self, lane: &'b i64) -> [Sql<'b>; 4] {
+        [&self.leader, &self.tables, &self.keys, lane]
+    }
+}
+
+/// What entering found on a follower: the epoch, and whether all names were new.
+fn check_entered(entered: &[tokio_postgres::Row], jobs: &[Job]) -> Result<(), Stop> {
+    match entered
+        .first()
+        .map(|row| (row.get::<_, Option<i64>>(0), row.get::<_, i64>(1)))
+    {
+        Some((Some(_), fresh)) if fresh == jobs.len() as i64 || cfg!(mutant = "no_dedup") => Ok(()),
+        // The follower knows a name that the leader does not: another instance died between two commits.
+        Some((Some(_), _)) => Err(Again::Merge.into()),
+        _ => Err(Again::EpochMoved.into()),
     }
 }

@@ -25,6 +25,16 @@ pub(in crate::multipool) enum Work {
     Tombstone,
 }
 
+impl Work {
+    /// About how long its values are.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Work::Change(changes) => changes.iter().map(Change::bytes).sum(),
+            Work::Transaction(_) | Work::Tombstone => 0,
+        }
+    }
+}
+
 /// How an operation ends for its caller.
 pub(in crate::multipool) type Outcome = Result<(Applied, Json), WriteError>;
 

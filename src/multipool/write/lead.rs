@@ -37,7 +37,7 @@ const UNWATCHED_SQL: &str = "-- write::unwatched()
 SELECT format('%I.%I', s.schemaname, s.relname), s.n_tup_ins + s.n_tup_upd + s.n_tup_del
 FROM pg_stat_xact_user_tables AS s
 WHERE s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0 AND s.schemaname NOT LIKE 'pg\\_%' AND s.schemaname <> 'kambana'
-  AND NOT (s.schemaname = 'public' AND s.relname IN (SELECT tbl FROM kambana.watched))";
+  AND NOT EXISTS (SELECT FROM kambana.watched AS w WHERE kambana.rel(w.tbl) = s.relid)";
 
 /// The server's counters may still hold what an earlier transaction of this connection did: only growth counts.
 async fn unwatched_writes(client: &tokio_postgres::Client) -> Result<BTreeMap<String, i64>, Failure> {

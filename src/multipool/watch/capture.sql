@@ -1,4 +1,4 @@
--- Capture of one table. {…} are filled in with quoted identifiers and literals by install::watch().
+-- Capture of one table. {…} are filled in with quoted identifiers and literals by watch::capture().
 DROP TRIGGER IF EXISTS "!kambana" ON {table};
 DROP TRIGGER IF EXISTS "!kambana_truncate" ON {table};
 DROP FUNCTION IF EXISTS kambana.{capture}();
@@ -20,6 +20,7 @@ DECLARE
     op uuid;
     key text;
     old_key text;
+    image text;
     at_epoch bigint;
     now_clock bigint;
 BEGIN
@@ -53,10 +54,15 @@ BEGIN
         RETURN NULL;
     END IF;
     key := ROW({new_key_values})::kambana.{key_type}::text;
+    image := ROW({new_values})::kambana.{row_type}::text;
+    IF octet_length(image) > {limit} THEN
+        RAISE program_limit_exceeded USING MESSAGE = format(
+            'a row of table %s has %s bytes as text, more than the %s that Kambana carries; nothing was changed',
+            {name}, octet_length(image), {limit});
+    END IF;
     INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, old_key, image, epoch, clock)
     VALUES (lane, batch, op, {name}, CASE TG_OP WHEN 'INSERT' THEN 'I' ELSE 'U' END, key,
-            nullif(old_key, key), ROW({new_values})::kambana.{row_type}::text,
-            at_epoch, now_clock);
+            nullif(old_key, key), image, at_epoch, now_clock);
     RETURN NULL;
 END
 $capture$;
