@@ -100,6 +100,8 @@ pub struct Config {
     pub listen: String,
     /// `PEERS`: base URLs of the other instances, separated by commas.
     pub peers: Vec<String>,
+    /// `WITNESS`: base URL of the witness, if there is one.
+    pub witness: Option<String>,
     /// `SESSION_SECRET`: at least 64 bytes, the same on every instance; signs the session cookie.
     pub session_secret: Secret,
     /// `SESSION_HOURS`: a session unused for this long is deleted.
@@ -215,24 +217,52 @@ impl Config {
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let pool = PoolConfig::from_vars(&var)?;
         let vars = Vars(&var);
-        let session_secret: String = vars.required("SESSION_SECRET")?;
-        if session_secret.len() < 64 {
-            return Err(ConfigError(
-                "SESSION_SECRET is too short: give at least 64 characters, the same on every instance \
-                 (for example the output of `openssl rand -hex 32`)"
-                    .into(),
-            ));
+        let session_secret = session_secret(&vars)?;
+        let peers = var("PEERS").map(|s| split_list(&s)).unwrap_or_default();
+        let witness = vars.get("WITNESS").map(|s| s.trim().to_owned());
+        for (name, url) in peers
+            .iter()
+            .map(|url| ("PEERS", url))
+            .chain(witness.iter().map(|url| ("WITNESS", url)))
+        {
+            if !url.starts_with("http://") {
+                return Err(ConfigError(format!(
+                    "{name}=`{url}`: takes base URLs such as http://127.0.0.1:8002 (no TLS: use a network that you trust)"
+                )));
+            }
         }
         Ok(Config {
             pool,
             listen: vars.or("LISTEN", "127.0.0.1:8001".to_owned())?,
-            peers: var("PEERS").map(|s| split_list(&s)).unwrap_or_default(),
-            session_secret: Secret(session_secret),
+            peers,
+            witness,
+            session_secret,
             session_lifetime: Duration::from_secs(3600 * vars.or("SESSION_HOURS", 24u64)?),
             import_max_bytes: vars.or("IMPORT_MAX_MB", 64usize)? * 1024 * 1024,
             drain: Duration::from_millis(vars.or("DRAIN_MS", 1500u64)?),
         })
     }
+}
+
+/// Only `SESSION_SECRET`, for the witness: from `.env` if there is one, then from the environment.
+///
+/// # Errors
+/// It is missing or too short.
+pub fn session_secret_from_env() -> Result<Secret, ConfigError> {
+    load_dotenv()?;
+    session_secret(&Vars(&|name| std::env::var(name).ok()))
+}
+
+fn session_secret(vars: &Vars<'_>) -> Result<Secret, ConfigError> {
+    let secret: String = vars.required("SESSION_SECRET")?;
+    if secret.len() < 64 {
+        return Err(ConfigError(
+            "SESSION_SECRET is too short: give at least 64 characters, the same on every instance \
+             (for example the output of `openssl rand -hex 32`)"
+                .into(),
+        ));
+    }
+    Ok(Secret(secret))
 }
 
 fn load_dotenv() -> Result<(), ConfigError> {
@@ -359,6 +389,8 @@ mod tests {
             ("POOL_SIZE", "0"),
             ("READ_FROM", "b"),
             ("SESSION_SECRET", "short"),
+            ("PEERS", "10.0.0.2:8001"),
+            ("WITNESS", "https://10.0.0.3"),
             ("DB1_USER", ""),
         ] {
             assert!(with(name, value).unwrap_err().contains(name), "{name}={value}");

@@ -7,11 +7,13 @@
 //! - [`items`], [`servers`]: one file a subject: type, validation and SQL, over the heart; [`listing`] holds what their lists share.
 //! - [`session`]: PHP's session format and the store of `php_session`.
 //! - [`web`]: one instance: routes, pages, JSON, errors, security.
-//! - [`local`]: PostgreSQL clusters, HAProxy and instances on this machine, with their faults; [`cli`]: the commands.
+//! - [`local`]: PostgreSQL clusters, HAProxy and instances on this machine, with their faults; [`drill`]: a fault campaign
+//!   with a verdict; [`cli`]: the commands.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod config;
+pub mod drill;
 pub mod items;
 pub mod listing;
 pub mod local;

@@ -3,6 +3,7 @@
 mod compare;
 mod conflicts;
 mod databases;
+mod drill;
 mod init;
 mod local;
 mod migrate;
@@ -10,6 +11,7 @@ mod serve;
 mod status;
 mod up;
 mod watch;
+mod witness;
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -40,6 +42,7 @@ To try it on this machine, with nothing set up:
   kambana up                    in one terminal: databases, two instances, HAProxy
   kambana local crash b         in another one: one database dies; go on editing
   kambana local start b         and comes back
+  kambana drill                 everything is broken, one thing after another; nothing is lost
 
 On your own databases: copy env.example to .env, edit it, apply schema.sql to both, then
   kambana init                  once
@@ -49,6 +52,7 @@ On your own databases: copy env.example to .env, edit it, apply schema.sql to bo
 enum Command {
     Up(up::UpArgs),
     Local(local::LocalArgs),
+    Drill(drill::DrillArgs),
     Serve(serve::ServeArgs),
     Init(init::InitArgs),
     Watch(watch::WatchArgs),
@@ -56,6 +60,7 @@ enum Command {
     Compare(compare::CompareArgs),
     Conflicts(conflicts::ConflictsArgs),
     Migrate(migrate::MigrateArgs),
+    Witness(witness::WitnessArgs),
 }
 
 /// What a command found out.
@@ -89,6 +94,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Up(args) => up::run(args).await,
             Command::Local(args) => local::run(args).await,
+            Command::Drill(args) => drill::run(args).await,
             Command::Serve(args) => serve::run(args).await,
             Command::Init(args) => init::run(args).await,
             Command::Watch(args) => watch::run(args).await,
@@ -96,6 +102,7 @@ pub fn main() -> ExitCode {
             Command::Compare(args) => compare::run(args).await,
             Command::Conflicts(args) => conflicts::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
+            Command::Witness(args) => witness::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.
@@ -116,7 +123,7 @@ fn fail(failure: &Failure) -> ExitCode {
 /// is wrong: they print their results themselves.
 fn start_log(command: &Command) {
     let default = match command {
-        Command::Serve(_) => "info",
+        Command::Serve(_) | Command::Witness(_) => "info",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
@@ -137,6 +144,15 @@ fn say(line: impl Display) {
 /// The data directory that was asked for, or the default one.
 fn data_dir(asked: Option<PathBuf>) -> PathBuf {
     asked.unwrap_or_else(|| Path::new(DEFAULT_DATA).to_path_buf())
+}
+
+/// Quoted where a shell would take it apart.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 #[cfg(test)]

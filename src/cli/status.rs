@@ -133,6 +133,7 @@ fn print(status: &Value) {
         ]);
     }
     say(table);
+    print_votes(&status["votes"]);
     say(certificate(&status["certificate"]));
     let (open, held) = (&status["open_conflicts"], &status["held_changes"]);
     if *open != 0 || *held != 0 {
@@ -169,6 +170,58 @@ fn certificate(of: &Value) -> String {
         text(&of["tables"]),
         text(&of["digest"]),
     )
+}
+
+/// Who could decide now, and what one more failure would stop.
+fn print_votes(votes: &Value) {
+    let voters = votes["voters"].as_array().map_or(&[][..], Vec::as_slice);
+    if voters.len() < 2 {
+        say("votes: this instance decides by itself");
+    } else {
+        say(format!(
+            "votes: {} of {}; a change of the active sides needs {}",
+            text(&votes["present"]),
+            text(&votes["total"]),
+            text(&votes["needed"]),
+        ));
+    }
+    for voter in voters.iter().filter(|voter| voter["votes"] != true) {
+        say(format!(
+            "  missing: {} {} since {}: {}",
+            text(&voter["kind"]),
+            text(&voter["name"]),
+            to_seconds(&text(&voter["since"])),
+            text(&voter["why"]),
+        ));
+    }
+    for line in margin(&votes["margin"]) {
+        say(format!("  {line}"));
+    }
+    for warning in votes["warnings"].as_array().into_iter().flatten() {
+        say(format!("  warning: {}", text(warning)));
+    }
+}
+
+fn margin(margin: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(side) = margin["last_copy"].as_str() {
+        lines.push(format!(
+            "one more failure stops writes: the loss of side {side}, the only active one"
+        ));
+    }
+    for side in margin["too_few_votes"].as_array().into_iter().flatten() {
+        lines.push(format!(
+            "one more failure stops writes: the loss of side {} would leave too few votes to go on without it",
+            text(side)
+        ));
+    }
+    if margin["last_instance"] == true {
+        lines.push("no other instance answers: without this one nobody serves".into());
+    }
+    if lines.is_empty() {
+        lines.push("any single further failure is survived".into());
+    }
+    lines
 }
 
 fn fault(fault: &Value) -> String {
@@ -241,6 +294,7 @@ mod tests {
             open_conflicts: 0,
             held_changes: 0,
             certificate: None,
+            votes: crate::multipool::Votes::default(),
             waiting_writes: 0,
             events: vec![],
         };
@@ -248,5 +302,11 @@ mod tests {
         assert_eq!(verdict(&value), Verdict::Fine);
         assert_eq!(fault(&value["sides"]["a"]["fault"]), "silent");
         assert_eq!(value["leader"], "a");
+        assert_eq!(
+            margin(&value["votes"]["margin"]),
+            ["any single further failure is survived"]
+        );
+        let few = margin(&json!({"last_copy": null, "too_few_votes": ["a"], "last_instance": true}));
+        assert!(few.len() == 2 && few[0].contains("the loss of side a"), "{few:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, Verdict, data_dir, say};
+use super::{Failure, Verdict, data_dir, say, shell_word};
 use crate::local::{LocalError, PortChoice, ProxyPorts, Stack, StackOptions, control, record::Record};
 
 /// How often children are looked at.
@@ -95,6 +95,7 @@ fn options(args: UpArgs, dir: &Path) -> Result<(StackOptions, Option<String>), F
     };
     let preferably = |wanted: Option<PortChoice>, usual| wanted.unwrap_or(PortChoice::Preferably(usual));
     let options = StackOptions {
+        links: false,
         dir: dir.to_path_buf(),
         pg: pair("--pg", args.pg, [5432, 54322])?,
         web: pair("--web", args.web, [8001, 8002])?,
@@ -108,6 +109,8 @@ fn options(args: UpArgs, dir: &Path) -> Result<(StackOptions, Option<String>), F
         template_cache: None,
         durable: true,
         extra_env: Vec::new(),
+        server_env: Vec::new(),
+        instance_env: Vec::new(),
     };
     Ok((options, note))
 }
@@ -235,25 +238,16 @@ fn command_prefix(dir: &Path) -> impl Fn(&str, &str) -> String {
     move |action, target| format!("{program} local {action} {target}{data}")
 }
 
-/// Quoted where a shell would take it apart.
-fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
 /// Says what happened, and when.
 fn tell(what: &str) {
     say(format!("{}  {what}", jiff::Zoned::now().strftime("%H:%M:%S")));
 }
 
 /// Ctrl-C, SIGTERM, and a terminal that is closed.
-struct Signals([Signal; 3]);
+pub(super) struct Signals([Signal; 3]);
 
 impl Signals {
-    fn new() -> Result<Signals, Failure> {
+    pub(super) fn new() -> Result<Signals, Failure> {
         Ok(Signals([
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
@@ -261,7 +255,7 @@ impl Signals {
         ]))
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}

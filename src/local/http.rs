@@ -1,4 +1,5 @@
-//! A GET or a POST to our own instances: enough HTTP/1.1 for readiness and status, no dependency.
+//! Requests to our own instances: enough HTTP/1.1 for readiness, status and the clients of a drill, no dependency. Every
+//! request has a connection of its own.
 
 use std::time::Duration;
 
@@ -13,8 +14,30 @@ const MAX_ANSWER: u64 = 16 << 20;
 pub struct Answer {
     /// For example 200.
     pub status: u16,
+    /// Status line and headers.
+    pub head: String,
     /// Decoded body.
     pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Value of a header, by its name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// For example `POST`.
+    pub method: &'a str,
+    /// `http://host[:port]/path`.
+    pub url: &'a str,
+    /// Further headers.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// A JSON body.
+    pub body: Option<&'a str>,
 }
 
 /// Fetches `url` (`http://host[:port]/path`) within `deadline`.
@@ -22,10 +45,13 @@ pub struct Answer {
 /// # Errors
 /// What went wrong, as one clause.
 pub async fn get(url: &str, deadline: Duration) -> Result<Answer, String> {
-    let sent = exchange(url, "GET", "");
-    tokio::time::timeout(deadline, sent)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {} ms", deadline.as_millis())))
+    let request = Request {
+        method: "GET",
+        url,
+        headers: &[],
+        body: None,
+    };
+    send(&request, deadline).await
 }
 
 /// Sends a JSON body as operation `op` within `deadline`. Without an answer it may have been carried out; repeating it with
@@ -40,18 +66,27 @@ pub async fn post(
     deadline: Duration,
 ) -> Result<Answer, String> {
     let body = body.to_string();
-    let rest = format!(
-        "Content-Type: application/json\r\nIdempotency-Key: {op}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let sent = exchange(url, "POST", &rest);
-    tokio::time::timeout(deadline, sent)
+    let request = Request {
+        method: "POST",
+        url,
+        headers: &[("Idempotency-Key", op)],
+        body: Some(&body),
+    };
+    send(&request, deadline).await
+}
+
+/// Sends `request` and waits for the whole answer within `deadline`.
+///
+/// # Errors
+/// What went wrong, as one clause. The request may have been carried out all the same.
+pub async fn send(request: &Request<'_>, deadline: Duration) -> Result<Answer, String> {
+    tokio::time::timeout(deadline, exchange(request))
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {} ms", deadline.as_millis())))
 }
 
-/// `rest_of_request`: more header lines, the empty line and the body; nothing for none of them.
-async fn exchange(url: &str, method: &str, rest_of_request: &str) -> Result<Answer, String> {
+async fn exchange(request: &Request<'_>) -> Result<Answer, String> {
+    let url = request.url;
     let rest = url
         .strip_prefix("http://")
         .ok_or_else(|| format!("`{url}` is not an http:// address"))?;
@@ -64,16 +99,8 @@ async fn exchange(url: &str, method: &str, rest_of_request: &str) -> Result<Answ
         _ => format!("{host}:80"),
     };
     let mut stream = TcpStream::connect(&address).await.map_err(|e| e.to_string())?;
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n{}",
-        if rest_of_request.is_empty() {
-            "\r\n"
-        } else {
-            rest_of_request
-        }
-    );
     stream
-        .write_all(request.as_bytes())
+        .write_all(written(request, host, path).as_bytes())
         .await
         .map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
@@ -82,7 +109,35 @@ async fn exchange(url: &str, method: &str, rest_of_request: &str) -> Result<Answ
         .read_to_end(&mut bytes)
         .await
         .map_err(|e| e.to_string())?;
-    parse(&bytes).ok_or_else(|| "the answer is not HTTP".to_owned())
+    match bytes.is_empty() {
+        true => Err("the connection was closed without an answer".to_owned()),
+        false => parse(&bytes).ok_or_else(|| "the answer is not HTTP, or was cut off".to_owned()),
+    }
+}
+
+fn written(request: &Request<'_>, host: &str, path: &str) -> String {
+    let method = request.method;
+    let mut text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n"
+    );
+    for (name, value) in request.headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if let Some(body) = request.body {
+        let length = body.len();
+        text.push_str(&format!(
+            "Content-Type: application/json\r\nContent-Length: {length}\r\n"
+        ));
+    }
+    text.push_str("\r\n");
+    text.push_str(request.body.unwrap_or(""));
+    text
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let pairs = head.lines().filter_map(|line| line.split_once(':'));
+    let mut found = pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+    found.next().map(|(_, value)| value.trim())
 }
 
 fn parse(bytes: &[u8]) -> Option<Answer> {
@@ -90,12 +145,15 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let status = head.split_ascii_whitespace().nth(1)?.parse().ok()?;
     let body = &bytes[end + 4..];
-    let chunked = head.lines().any(|line| {
-        let line = line.to_ascii_lowercase();
-        line.starts_with("transfer-encoding:") && line.contains("chunked")
-    });
+    let chunked =
+        header(head, "transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
     let body = if chunked { unchunk(body)? } else { body.to_vec() };
-    Some(Answer { status, body })
+    let promised = header(head, "content-length").and_then(|length| length.parse().ok());
+    if promised.is_some_and(|length: usize| length != body.len()) {
+        return None;
+    }
+    let head = head.to_owned();
+    Some(Answer { status, head, body })
 }
 
 fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
@@ -121,6 +179,7 @@ mod tests {
     fn answers() {
         let plain = parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nhi").unwrap();
         assert_eq!((plain.status, plain.body.as_slice()), (404, b"hi".as_slice()));
+        assert_eq!(plain.header("content-length"), Some("2"));
         let chunked = parse(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1;x=y\r\nd\r\n0\r\n\r\n",
         );
@@ -129,9 +188,28 @@ mod tests {
             "",
             "HTTP/1.1 200 OK\r\n",
             "HTTP/1.1 x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc",
         ] {
             assert!(parse(broken.as_bytes()).is_none(), "{broken:?}");
         }
+    }
+
+    #[test]
+    fn requests() {
+        let request = Request {
+            method: "POST",
+            url: "",
+            headers: &[("Idempotency-Key", "7")],
+            body: Some("{}"),
+        };
+        let text = written(&request, "h:1", "/x");
+        assert!(text.starts_with("POST /x HTTP/1.1\r\nHost: h:1\r\n"), "{text}");
+        assert!(
+            text.ends_with(
+                "Idempotency-Key: 7\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+            ),
+            "{text}"
+        );
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! - [`StackOptions`], [`Stack`]: everything together; the part that others use.
 //! - [`Cluster`], [`Instance`], [`Haproxy`]: one child each; what they share is a [`Service`].
+//! - [`Link`]: a wire between an instance and a database that can be broken at a chosen message of PostgreSQL's.
 //! - [`control`]: the socket through which `kambana local` reaches a running `kambana up`.
 //! - [`record`]: `DIR/up.json`, what runs where.
 //! - the rest: ports, accounts, programs, directories, waiting.
@@ -21,6 +22,7 @@ mod error;
 mod haproxy;
 pub mod http;
 mod instance;
+pub mod link;
 mod place;
 mod ports;
 mod process;
@@ -38,6 +40,7 @@ pub use cluster::{Cluster, ClusterConfig, OWNER};
 pub use error::LocalError;
 pub use haproxy::{Behind, Haproxy, HaproxyConfig};
 pub use instance::{Instance, InstanceConfig, Wiring};
+pub use link::{Fault, Link, LinkCounts, Passing, Then, Way};
 pub use place::Place;
 pub use ports::{Port, PortChoice};
 pub use process::{Launch, Process, ProcessId};

@@ -223,6 +223,12 @@ pub(super) async fn load(client: &Client) -> Result<Catalog, Failure> {
         .collect())
 }
 
+/// How many migrations a side has seen.
+pub(super) async fn structure(client: &Client) -> Result<i64, Failure> {
+    let sql = "-- catalog::structure()\nSELECT structure FROM kambana.epoch";
+    Ok(client.query_one(sql, &[]).await?.get(0))
+}
+
 /// Per watched table a text of everything that must be equal on all sides: columns, types, keys, constraints, indexes.
 const FINGERPRINT_SQL: &str = "-- catalog::fingerprint()
 SELECT w.tbl, c.oid IS NOT NULL AND EXISTS (

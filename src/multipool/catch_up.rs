@@ -14,9 +14,11 @@ use uuid::Uuid;
 
 use super::connection::{Conn, Failure, Repeat};
 use super::epoch::{self, Epoch, Fence};
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Found, Keys, Purpose, collect_keys, widen_truncates, write_images};
+use super::votes::{Child, Verdict, decide};
 use super::{SideFault, SideId};
 
 /// Journal rows or operations copied in one transaction of the target.
@@ -37,6 +39,8 @@ pub(super) enum Caught {
     Up { epoch: Epoch, keys: u64 },
     /// Another instance is doing it.
     ByAnother,
+    /// The votes did not come, or decided for something else.
+    Voted(Verdict),
 }
 
 type At = (SideId, Failure);
@@ -70,7 +74,20 @@ pub(super) async fn catch_up(
             break;
         }
     }
-    let next = epoch.next(epoch.members.with(other));
+    let wish = Child {
+        epoch: epoch.next(epoch.members.with(other)),
+        reason: format!("side {other} readmitted"),
+    };
+    // Before the fences: nobody waits for voters while they are held. If we die after this, the next one to bring this
+    // side back is given the same child.
+    let members = wish.epoch.members;
+    let next = match decide(inner, epoch, wish).await {
+        Verdict::Decided(child) if child.epoch.members == members => child.epoch,
+        verdict => {
+            release_lease(inner, lead, other).await.map_err(|f| (lead, f))?;
+            return Ok(Caught::Voted(verdict));
+        }
+    };
     let snapshot = snapshot.unwrap_or_default();
     keys += merge::merge(
         inner,
@@ -103,14 +120,20 @@ async fn same_structure(inner: &Inner, lead: SideId, other: SideId) -> Result<()
     }
 }
 
-/// Takes or renews the right to repair a side, by the leader's clock. Only politeness: correctness rests on the token.
+/// Takes or renews the right to repair a side, by the leader's clock; a lease that would last longer than any was made
+/// before that clock stepped back. Only politeness: correctness rests on the token.
 async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool, Failure> {
     let conn = Conn::open(&inner.sides[lead].writes).await?;
+    let over = match () {
+        () if cfg!(mutant = "lease_forever") => "false",
+        () if cfg!(mutant = "future_is_now") => "r.until < clock_timestamp()",
+        () => "r.until NOT BETWEEN clock_timestamp() AND EXCLUDED.until",
+    };
     let sql = format!(
         "-- catch_up::renew_lease()\nINSERT INTO kambana.repair AS r (side, holder, until) \
          VALUES ($1, $2, clock_timestamp() + interval '{LEASE}') \
          ON CONFLICT (side) DO UPDATE SET holder = EXCLUDED.holder, until = EXCLUDED.until \
-         WHERE r.until < clock_timestamp() OR r.holder = EXCLUDED.holder"
+         WHERE {over} OR r.holder = EXCLUDED.holder"
     );
     Ok(conn
         .client()?
@@ -133,6 +156,7 @@ async fn release_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<(),
 /// Stores the current epoch on the returned side, with this repairer's token: writers of older epochs and earlier
 /// repairers are refused there from now on.
 async fn fence_off(inner: &Inner, epoch: &Epoch, other: SideId, token: Uuid) -> Result<(), Failure> {
+    reach(Point::FenceOffBefore).await?;
     let conn = Conn::open(&inner.sides[other].writes).await?;
     conn.set_busy(true);
     let until = Instant::now() + inner.config.op_deadline;
@@ -160,7 +184,7 @@ async fn fence_off(inner: &Inner, epoch: &Epoch, other: SideId, token: Uuid) -> 
         .await?;
     fence.commit().await?;
     conn.set_busy(false);
-    Ok(())
+    reach(Point::FenceOffAfter).await
 }
 
 /// Copies everything that is open for `other` and not shown by the snapshot of the pass before. Returns this pass's
@@ -178,6 +202,7 @@ async fn pass(
     source.set_busy(true);
     let from = source.client().map_err(at_lead)?;
     let snapshot = begin_pass(from, other, since).await.map_err(at_lead)?;
+    reach(Point::PassBegin).await.map_err(at_lead)?;
     let catalog = super::catalog::load(from).await.map_err(at_lead)?;
     let instances = instances(from).await.map_err(at_lead)?;
     let target = Conn::open(&inner.sides[other].writes)
@@ -223,6 +248,7 @@ async fn pass(
             .await
             .map_err(|f| (other, f))?;
         target.set_busy(false);
+        reach(Point::ChunkAfter).await.map_err(|f| (other, f))?;
         let count = keys.values().map(BTreeSet::len).sum::<usize>() as u64;
         copied += count;
         inner.sides[other]
@@ -236,6 +262,7 @@ async fn pass(
         .await
         .map_err(|e| at_lead(e.into()))?;
     source.set_busy(false);
+    reach(Point::PassEnd).await.map_err(at_lead)?;
     Ok((snapshot, copied))
 }
 
@@ -350,6 +377,7 @@ async fn write_chunk(to: &Client, epoch: &Epoch, token: Uuid, chunk: &Chunk<'_>)
     forget_batches(to, &entries).await?;
     journal::insert(to, &entries).await?;
     write_images(to, chunk.found).await?;
+    reach(Point::ChunkBefore).await?;
     to.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; COMMIT").await?;
     Ok(())
 }

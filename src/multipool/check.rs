@@ -109,6 +109,19 @@ pub(super) async fn proof(inner: &Inner, leader: SideId) -> Result<(), Failure> 
     Ok(())
 }
 
+impl Inner {
+    /// Whether some change is held, asked of the leader now: what the status page shows may be a second old.
+    pub async fn holds_changes(&self, epoch: &super::epoch::Epoch) -> bool {
+        if let Some(leader) = epoch.members.leader()
+            && let Ok(Err(failure)) =
+                tokio::time::timeout(self.config.probe_deadline, proof(self, leader)).await
+        {
+            tracing::debug!(side = %leader, why = words(&failure), "held changes are not known");
+        }
+        lock(&self.proof).held > 0
+    }
+}
+
 /// The named background task `check`.
 pub(super) async fn run(inner: Arc<Inner>) {
     if inner.config.compare_every.is_zero() {

@@ -1,5 +1,6 @@
 //! Connections to one side, and what an error of the driver means.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ const SESSION_SETTINGS: &[(&str, &str)] = &[
     ("default_transaction_isolation", "read\\ committed"),
     ("synchronous_commit", "on"),
     ("client_min_messages", "error"),
+    // Every statement is short; compiling one costs more than it ever saves.
+    ("jit", "off"),
 ];
 
 /// What a connection is for.
@@ -73,6 +76,19 @@ pub(super) fn pg_config(side: &SideConfig, pool: &PoolConfig, purpose: Purpose) 
 /// A transaction whose instance was paused must not hold the fence for ever: the server ends it after this long.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
 
+/// How often [`keep_awake`] says something: well within the timeout.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// Keeps a transaction from being ended as idle while another side works for it; never resolves. An instance that stands
+/// still does not do this: its servers end its transactions, and with them its locks and its fences, in seconds.
+pub(super) async fn keep_awake(client: &Client) -> Infallible {
+    loop {
+        tokio::time::sleep(SIGN_OF_LIFE).await;
+        // What went wrong is found by whoever does the work.
+        let _ = client.batch_execute("SELECT 'still here'").await;
+    }
+}
+
 /// A bounded set of connections to one side.
 pub(super) fn pool(
     side: &SideConfig,
@@ -119,6 +135,8 @@ pub(super) enum Repeat {
     Cancelled,
     /// All connections to the side are busy.
     Busy,
+    /// The server has no slot for another connection; those that are open go on.
+    NoSlot,
 }
 
 /// PostgreSQL's refusal of a statement.
@@ -153,6 +171,9 @@ impl From<tokio_postgres::Error> for Failure {
         }
         if *code == SqlState::QUERY_CANCELED {
             return Failure::Repeat(Repeat::Cancelled);
+        }
+        if *code == SqlState::TOO_MANY_CONNECTIONS {
+            return Failure::Repeat(Repeat::NoSlot);
         }
         let stale_plan = *code == SqlState::FEATURE_NOT_SUPPORTED && db.message().contains("cached plan");
         if stale_plan
@@ -190,7 +211,9 @@ fn side_fault(code: &SqlState, message: &str) -> Option<SideFault> {
     match code.code() {
         // operator intervention: shutdown, crash, starting up; but not a cancelled query
         "57P01" | "57P02" | "57P03" | "57P05" => Some(SideFault::Down(message.to_owned())),
-        // disk full, out of memory, too many connections; system errors; read-only server
+        // no slot for one more connection; a statement that asks for too much memory or temporary space: the server is well
+        "53300" | "53200" | "53400" => None,
+        // disk full, no file left; system errors; read-only server
         "25006" | "XX001" | "XX002" => Some(SideFault::Unfit(message.to_owned())),
         // no such database; login
         "3D000" | "28000" | "28P01" => Some(SideFault::Refused(message.to_owned())),
@@ -323,6 +346,9 @@ const COMMAND_CONNECT: Duration = Duration::from_secs(5);
 pub(super) fn words(failure: &Failure) -> String {
     match failure {
         Failure::Side(fault) => fault.to_string(),
+        Failure::Repeat(Repeat::NoSlot) => {
+            "it has no slot for another connection (too many clients)".to_owned()
+        }
         Failure::Repeat(why) => format!("the server is busy ({why:?}); try again"),
         Failure::Rejected(r) => format!("{} (SQLSTATE {})", r.message, r.sqlstate),
     }

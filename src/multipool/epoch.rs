@@ -12,7 +12,7 @@ use super::SideSet;
 use super::connection::Failure;
 
 /// One membership.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Epoch {
     pub n: i64,
     pub parent: i64,
@@ -21,6 +21,14 @@ pub(super) struct Epoch {
 }
 
 impl Epoch {
+    /// Before any membership is known.
+    pub const NONE: Epoch = Epoch {
+        n: 0,
+        parent: 0,
+        members: SideSet::EMPTY,
+        generation: Uuid::nil(),
+    };
+
     /// The membership after this one.
     pub fn next(&self, members: SideSet) -> Epoch {
         Epoch {
@@ -86,6 +94,12 @@ pub(super) struct Fence<'a> {
     client: &'a Client,
 }
 
+#[cfg(not(mutant = "skip_fence"))]
+const TAKE_FENCE: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE kambana.fence IN EXCLUSIVE MODE; \
+    SET LOCAL lock_timeout = '2s'";
+#[cfg(mutant = "skip_fence")]
+const TAKE_FENCE: &str = "BEGIN; SET LOCAL lock_timeout = '2s'";
+
 impl<'a> Fence<'a> {
     /// Begins a transaction and takes the fence, waiting at most 100 ms: an exclusive waiter makes every writer behind
     /// it wait too, so takers come back instead of queueing.
@@ -93,12 +107,7 @@ impl<'a> Fence<'a> {
     /// # Errors
     /// `Repeat::Locked` while writes are in flight; the transaction is rolled back.
     pub async fn take(client: &'a Client) -> Result<Fence<'a>, Failure> {
-        let taken = client
-            .batch_execute(
-                "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE kambana.fence IN EXCLUSIVE MODE; \
-                 SET LOCAL lock_timeout = '2s'",
-            )
-            .await;
+        let taken = client.batch_execute(TAKE_FENCE).await;
         if let Err(error) = taken {
             client.batch_execute("ROLLBACK").await?;
             return Err(error.into());
@@ -197,24 +206,25 @@ impl StateFile {
             members: epoch.members.mask(),
             generation: epoch.generation,
         };
-        let write = || -> std::io::Result<()> {
-            let fresh = self.path.with_extension("new");
-            let mut file = std::fs::File::create(&fresh)?;
-            file.write_all(
-                serde_json::to_string(&stored)
-                    .map_err(std::io::Error::other)?
-                    .as_bytes(),
-            )?;
-            file.sync_all()?;
-            std::fs::rename(&fresh, &self.path)?;
-            match self.path.parent() {
-                Some(dir) => std::fs::File::open(dir)?.sync_all(),
-                None => Ok(()),
-            }
-        };
-        write().map_err(|e| format!("{}: {e}", self.path.display()))?;
+        let written = serde_json::to_vec(&stored)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| replace_file(&self.path, &bytes));
+        written.map_err(|e| format!("{}: {e}", self.path.display()))?;
         *newest = epoch.n;
         Ok(())
+    }
+}
+
+/// Replaces a file in one step and waits for the disk: after a crash it holds the old bytes or the new ones.
+pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(dir) => std::fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
     }
 }
 

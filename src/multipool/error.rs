@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Fields, OpId, SideId};
+use super::{Fields, OpId, SideId, SideSet};
 
 /// Why a write has no ordinary outcome. Every variant but [`WriteError::Unknown`] means: nothing was changed on any
 /// side.
@@ -77,6 +77,21 @@ pub enum NotApplied {
         "this instance cannot reach side {0}, but another instance can; it takes no part until it can again"
     )]
     Isolated(SideId),
+    /// A side is to be left out, and too few votes say so.
+    #[error(
+        "a database is missing and more than half of the votes must agree to go on without it: {given} of {needed} came. Missing: {missing}. Bring one of these back; nothing acknowledged is lost"
+    )]
+    NoVotes {
+        /// Votes that were given.
+        given: u32,
+        /// Votes that are needed.
+        needed: u32,
+        /// Who did not vote, and why.
+        missing: String,
+    },
+    /// The votes decided for sides that this instance does not reach.
+    #[error("the votes have decided to go on with the sides {0}, which this instance does not reach")]
+    DecidedFor(SideSet),
     /// What this instance knew before it was restarted cannot be read.
     #[error("this instance's own record of the active sides cannot be read: {0}")]
     NoMemory(String),
@@ -85,6 +100,9 @@ pub enum NotApplied {
         "the sides were made active apart from each other and may both have changes; a person must decide"
     )]
     Split,
+    /// The only side that is left answers and does not take this write.
+    #[error("side {0} does not take this write and no other side is active: {1}")]
+    Unable(SideId, String),
     /// Somebody holds a lock that this write needs.
     #[error("another program holds a lock on this data")]
     Locked,

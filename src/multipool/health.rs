@@ -5,18 +5,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
-use super::connection::{Failure, Purpose, pg_config, words};
+use super::connection::{Failure, Purpose, Repeat, pg_config, words};
 use super::epoch::{self, Epoch};
 use super::inner::Inner;
 use super::{SideFault, SideId, SideSet, catalog, install};
 
 /// Every so many heartbeats one goes over a fresh connection.
-const FRESH_EVERY: u64 = 4;
+const FRESH_EVERY: u64 = if cfg!(mutant = "trust_open_connections") {
+    u64::MAX
+} else {
+    4
+};
+
+/// How long a side may have no connection slot for its prober before that counts as a fault.
+const SLOT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Every so many heartbeats identity, settings and schema are looked at again (about a minute).
 const FIT_EVERY: u64 = 240;
@@ -29,8 +36,12 @@ pub(super) struct Health {
     pub fault: Option<SideFault>,
     /// The epoch this side stores; kept while it does not answer.
     pub epoch: Option<Epoch>,
+    /// When the last finished probe began, good or not.
+    pub asked: Option<Instant>,
     /// When the last good heartbeat was answered.
     pub answered: Option<Instant>,
+    /// Since when every probe was good.
+    pub well_since: Option<Instant>,
     /// When the last failed probe began its second try.
     pub doubted: Option<Instant>,
     pub heartbeat_ms: Option<f64>,
@@ -67,6 +78,8 @@ struct Beat {
     reason: String,
 }
 
+/// A time in the future was written before this server's clock stepped back: it says nothing about now, and must not be
+/// believed until the clock has come round again.
 const BEAT_SQL: &str = "-- health::beat()
 WITH h AS (
     INSERT INTO kambana.heartbeat AS h (instance, beat, reaches, at) VALUES ($1, $2, $3, clock_timestamp())
@@ -78,11 +91,11 @@ SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_v
     OR EXISTS (SELECT FROM kambana.lane l JOIN kambana.op o ON o.lane = l.lane
         AND o.batch > (SELECT min(coalesce(l.confirmed[i + 1], 0)) FROM generate_series(0, 15) AS i
                        WHERE e.members & (1 << i) <> 0)
-        WHERE NOT l.closed AND o.at < clock_timestamp() - interval '2 s' AND NOT EXISTS (
+        WHERE NOT l.closed AND o.at NOT BETWEEN clock_timestamp() - interval '2 s' AND clock_timestamp() AND NOT EXISTS (
             SELECT FROM kambana.journal j JOIN kambana.held AS r ON r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))
             WHERE r.retry_at > clock_timestamp() AND (j.lane, j.batch, j.op) = (o.lane, o.batch, o.op))),
     (SELECT coalesce(bit_or(p.reaches), 0) FROM kambana.heartbeat AS p
-      WHERE p.instance <> $1 AND p.at > clock_timestamp() - interval '1.5 s'),
+      WHERE p.instance <> $1 AND p.at BETWEEN clock_timestamp() - interval '1.5 s' AND clock_timestamp()),
     e.reason
 FROM h, kambana.epoch e";
 
@@ -102,15 +115,23 @@ impl Prober {
         Ok(client)
     }
 
-    async fn beat(&mut self, fresh: bool) -> Result<Beat, Failure> {
+    async fn beat(&mut self, fresh: bool, fit: bool) -> Result<Beat, Failure> {
         if fresh || self.client.is_none() {
-            self.client = Some(self.connect().await?);
+            match self.connect().await {
+                Ok(client) => {
+                    // The journal may be empty when the heartbeat is planned, and large later.
+                    client.batch_execute("SET enable_seqscan = off").await?;
+                    self.client = Some(client);
+                }
+                // It is well and has no slot for one more connection: the open one tells how it is.
+                Err(Failure::Repeat(Repeat::NoSlot)) if self.client.is_some() => {}
+                Err(failure) => return Err(failure),
+            }
         }
         let Some(client) = &self.client else {
             return Err(Failure::Side(SideFault::Silent));
         };
-        let refit = self.inner.sides[self.side].refit.swap(false, Ordering::AcqRel);
-        if refit || !self.inner.health(self.side).is_well() || self.beats.is_multiple_of(FIT_EVERY) {
+        if fit {
             self.check_fit(client).await?;
         }
         let beat = self.beats as i64;
@@ -155,14 +176,14 @@ impl Prober {
         if let Some(reason) = install::wrong_identity(&identity, self.side, lineage) {
             return Err(unfit(reason));
         }
+        if let Some(lost) = install::lost_privilege(client).await? {
+            return Err(unfit(lost));
+        }
         let found = catalog::fingerprint(client).await?;
         match self.inner.reference() {
             Some((leader, reference)) if leader != self.side => match catalog::difference(&reference, &found)
             {
-                Some(_) if self.structure_moves(leader, &found).await => {
-                    self.inner.sides[self.side].refit.store(true, Ordering::Release);
-                    Ok(())
-                }
+                Some(_) if self.structure_moved(leader, &found).await => Ok(()),
                 Some(difference) => Err(unfit(difference)),
                 None => Ok(()),
             },
@@ -181,18 +202,16 @@ impl Prober {
         }
     }
 
-    /// Whether the leader has this structure by now, or is in an epoch that this instance does not know: a migration.
-    async fn structure_moves(&self, leader: SideId, found: &catalog::Fingerprint) -> bool {
-        let Ok((epoch, _)) = current_epoch(&self.inner, leader).await else {
-            return false;
-        };
-        if epoch.n > self.inner.view().epoch.n {
-            self.inner.stir.notify_one();
-            return true;
-        }
+    /// Whether the leader has this structure by now: a migration, or a change by hand on both.
+    async fn structure_moved(&self, leader: SideId, found: &catalog::Fingerprint) -> bool {
         let now = self.inner.fingerprint(leader).await;
         now.is_ok_and(|now| catalog::difference(&now, found).is_none())
             && self.inner.load_catalog(leader).await.is_ok()
+    }
+
+    fn answered_within(&self, patience: Duration) -> bool {
+        let health = self.inner.sides[self.side].health.borrow();
+        health.is_well() && health.answered.is_some_and(|at| at.elapsed() < patience)
     }
 
     /// One probe; a failure is confirmed over a fresh connection before it counts.
@@ -201,15 +220,22 @@ impl Prober {
         let deadline = self.inner.config.probe_deadline;
         let started = Instant::now();
         let fresh = self.beats.is_multiple_of(FRESH_EVERY);
-        let mut result = timeout(deadline, self.beat(fresh)).await;
+        let refit = self.inner.sides[self.side].refit.swap(false, Ordering::AcqRel);
+        let fit = refit || !self.inner.health(self.side).is_well() || self.beats.is_multiple_of(FIT_EVERY);
+        let mut result = timeout(deadline, self.beat(fresh, fit)).await;
         let doubted = Instant::now();
         if !matches!(result, Ok(Ok(_))) {
             self.client = None;
-            result = timeout(deadline, self.beat(true)).await;
+            result = timeout(deadline, self.beat(true, fit)).await;
         }
         let outcome = match result {
-            Ok(Ok(beat)) => Ok(beat),
+            Ok(Ok(beat)) => match self.inner.standing_refusal(self.side) {
+                Some(why) => Err(SideFault::Unfit(why)),
+                None => Ok(beat),
+            },
             Ok(Err(Failure::Side(fault))) => Err(fault),
+            // Perhaps a slot is free in a moment; those who have a connection work.
+            Ok(Err(Failure::Repeat(Repeat::NoSlot))) if self.answered_within(SLOT_PATIENCE) => return,
             Ok(Err(failure)) => Err(SideFault::Unfit(words(&failure))),
             Err(_) => Err(SideFault::Silent),
         };
@@ -219,11 +245,13 @@ impl Prober {
         let side = self.side;
         self.inner.sides[side].health.send_modify(|health| {
             health.rounds += 1;
+            health.asked = Some(started);
             match outcome {
                 Ok(beat) => {
                     if health.fault.take().is_some() {
                         tracing::info!(%side, "side answers again");
                     }
+                    health.well_since.get_or_insert_with(Instant::now);
                     health.epoch = Some(beat.epoch);
                     health.leftovers = beat.leftovers;
                     health.others_reach = beat.others_reach;
@@ -242,6 +270,7 @@ impl Prober {
                         health.doubted = Some(doubted);
                     }
                     health.fault = Some(fault);
+                    health.well_since = None;
                 }
             }
         });

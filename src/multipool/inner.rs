@@ -1,11 +1,13 @@
 //! What the doors and the background tasks share: connections, and what is known about every side.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use deadpool_postgres::Pool;
+use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,8 +18,10 @@ use super::check::Proof;
 use super::connection::{Conn, Failure};
 use super::epoch::{Epoch, StateFile};
 use super::health::Health;
+use super::refusal::Refusal;
+use super::standstill::Pulse;
 use super::write::{Job, Pending};
-use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet};
+use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet, votes};
 use crate::config::PoolConfig;
 
 /// One side's connections and what is known about it.
@@ -29,6 +33,8 @@ pub(super) struct Side {
     pub doubted: Notify,
     /// Asks that the next probe looks at identity, settings and schema again.
     pub refit: AtomicBool,
+    /// What it did not take although its heartbeat was fine.
+    pub refusal: Mutex<Option<Refusal>>,
     /// Keys copied in the current catch-up.
     pub caught_up_keys: watch::Sender<u64>,
     pub open_rows: watch::Sender<Option<i64>>,
@@ -52,6 +58,8 @@ pub(super) struct Inner {
     pub lineage: OnceLock<Uuid>,
     pub view: watch::Sender<View>,
     pub state_file: StateFile,
+    pub assembly: votes::Assembly,
+    pub pulse: Pulse,
     /// Wakes the membership task.
     pub stir: Notify,
     pub closing: watch::Sender<bool>,
@@ -67,6 +75,8 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct Known {
     catalog: Arc<Catalog>,
+    /// As the leader counted it when the rest was read.
+    structure: i64,
     leader: Option<SideId>,
     fingerprint: Arc<Fingerprint>,
 }
@@ -77,6 +87,9 @@ const MAX_EVENTS: usize = 100;
 /// How long a write waits for a leader before it is answered "not applied": a freeze is healed in less.
 pub(super) const LEADER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Pause before a task that panicked is started anew: a bug that strikes at once must not keep the machine busy.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while holding one of these leaves plain data that is still whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,6 +98,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inner {
     pub fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// The newest epoch this instance knows of a pool, though no side may have answered yet.
+    pub fn newest_known(&self, lineage: Uuid) -> Result<Epoch, String> {
+        match self.view.borrow().epoch {
+            known if known.n > 0 => Ok(known),
+            _ => Ok(self.state_file.load(lineage)?.unwrap_or(Epoch::NONE)),
+        }
     }
 
     pub fn health(&self, side: SideId) -> Health {
@@ -101,6 +122,12 @@ impl Inner {
 
     pub fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&lock(&self.catalog).catalog)
+    }
+
+    /// The watched tables, and the leader's count of migrations when they were read.
+    pub fn catalog_of(&self) -> (Arc<Catalog>, i64) {
+        let known = lock(&self.catalog);
+        (Arc::clone(&known.catalog), known.structure)
     }
 
     /// The structure every side is held against, and the side it was read from.
@@ -127,10 +154,13 @@ impl Inner {
 
     async fn read_catalog(&self, side: SideId) -> Result<(), Failure> {
         let conn = Conn::open(&self.sides[side].writes).await?;
+        // First: what changes while we read makes the next write read again.
+        let structure = super::catalog::structure(conn.client()?).await?;
         let catalog = super::catalog::load(conn.client()?).await?;
         let fingerprint = super::catalog::fingerprint(conn.client()?).await?;
         *lock(&self.catalog) = Known {
             catalog: Arc::new(catalog),
+            structure,
             leader: Some(side),
             fingerprint: Arc::new(fingerprint),
         };
@@ -158,8 +188,25 @@ impl Inner {
         self.stir.notify_one();
     }
 
-    /// Resolves when a member of `members` is known to be in trouble.
+    /// Has a side probed, its identity, privileges and structure included, and waits for what is found.
+    pub async fn look_anew(&self, side: SideId) {
+        let mut health = self.sides[side].health.subscribe();
+        // One probe may be on its way already.
+        let enough = health.borrow().rounds + 2;
+        self.sides[side].refit.store(true, Ordering::Release);
+        self.doubt(side);
+        let _ = timeout(
+            self.config.probe_deadline * 2,
+            health.wait_for(|h| h.rounds >= enough),
+        )
+        .await;
+    }
+
+    /// Resolves when a member of `members` is known to be in trouble; never, if there is none.
     pub async fn trouble(&self, members: SideSet) -> (SideId, SideFault) {
+        if members.is_empty() {
+            return std::future::pending().await;
+        }
         let mut watches: Vec<_> = members
             .iter()
             .map(|side| (side, self.sides[side].health.subscribe()))
@@ -211,8 +258,25 @@ impl Inner {
         let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
-    pub fn spawn(self: &Arc<Self>, name: String, task: impl Future<Output = ()> + Send + 'static) {
-        let handle = tokio::spawn(task);
+    /// Runs a named background task until it ends. One that panics is started anew: an instance without its lanes or
+    /// its probes would look alive and do nothing. What a lane had in its hands is answered as unknown.
+    pub fn spawn<F>(self: &Arc<Self>, name: String, mut task: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (inner, task_name) = (Arc::clone(self), name.clone());
+        let handle = tokio::spawn(async move {
+            while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
+                inner.event(format!(
+                    "task `{task_name}` met an error in the program and is started anew; what it was doing is finished \
+                     by the sweep"
+                ));
+                if cfg!(mutant = "lanes_stay_dead") {
+                    return;
+                }
+                tokio::time::sleep(RESTART_PAUSE).await;
+            }
+        });
         lock(&self.tasks).push((name, handle));
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::catalog::{self, Catalog, ident, literal};
 use super::connection::{Failure, connect_all, words};
-use super::{ConnectError, PerSide, SideId, SideSet, compare, sequences};
+use super::{ConnectError, PerSide, SideId, SideSet, compare, sequences, votes};
 use crate::config::PoolConfig;
 
 /// Version of the objects in schema `kambana`.
@@ -64,6 +64,7 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
             .await
             .map_err(|e| at((side, e.into())))?;
     }
+    let nobody_votes = votes::nobody_votes(&clients).await.map_err(at)?;
     let first_epoch = copy_epoch(&clients, &identities).await?;
     for ((side, client), identity) in clients.iter().zip(&identities) {
         if identity.is_none() {
@@ -72,6 +73,9 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
                 .map_err(|f| at((side, f)))?;
             done.push(format!("side {side}: schema kambana installed"));
         }
+        votes::introduce(client, side, nobody_votes)
+            .await
+            .map_err(|f| at((side, f)))?;
         for table in tables {
             watch_on(client, table)
                 .await
@@ -123,6 +127,25 @@ pub(super) async fn unsafe_settings(client: &Client) -> Result<Option<String>, F
         let name: String = row.get(0);
         format!(
             "the server runs with {name}=off, so a power cut could lose acknowledged writes; set {name}=on"
+        )
+    }))
+}
+
+/// A privilege on a watched table that our role does not have, with what to do.
+pub(super) async fn lost_privilege(client: &Client) -> Result<Option<String>, Failure> {
+    let row = client
+        .query_opt(
+            "-- install::lost_privilege()\nSELECT p, w.tbl, current_user::text FROM kambana.watched AS w, \
+             unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p \
+             WHERE NOT has_table_privilege(to_regclass('public.' || quote_ident(w.tbl)), p) ORDER BY 2, 1 LIMIT 1",
+            &[],
+        )
+        .await?;
+    Ok(row.map(|row| {
+        let (privilege, table, role): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        format!(
+            "role {role} has no privilege {privilege} on table {table}; as its owner: \
+             GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}"
         )
     }))
 }

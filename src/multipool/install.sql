@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS kambana.epoch (
     members    integer NOT NULL,           -- bit mask of active sides, bit 0 is side a
     generation uuid    NOT NULL,           -- on a side being caught up: the token of its repairer
     reason     text    NOT NULL,
+    structure  bigint  NOT NULL DEFAULT 0, -- grows with every migration of this side's tables
     changed_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE kambana.epoch IS 'The membership this side knows; every write checks it';
@@ -135,6 +136,20 @@ CREATE TABLE IF NOT EXISTS kambana.repair (
     until  timestamptz NOT NULL            -- by this server's own clock
 );
 COMMENT ON TABLE kambana.repair IS 'Lease: one repairer of a side at a time';
+
+CREATE TABLE IF NOT EXISTS kambana.vote (
+    side       text PRIMARY KEY,           -- whose vote this is: a copied row of another side counts nothing here
+    from_epoch bigint,                     -- the first parent it votes on; NULL: none before it is readmitted
+    change     bigint NOT NULL DEFAULT 0,  -- counts up, so that two candidates cannot overwrite each other
+    memory     jsonb                       -- the parent it was asked about, what it has promised and accepted
+);
+COMMENT ON TABLE kambana.vote IS 'This side''s vote on the epoch that follows the current one';
+
+CREATE TABLE IF NOT EXISTS kambana.voter (
+    name  text PRIMARY KEY,                -- 'instance web1', 'witness'
+    voter uuid NOT NULL                    -- what it called itself when it began
+);
+COMMENT ON TABLE kambana.voter IS 'Voters that may have voted: one of these that has lost its memory must not vote at once';
 
 CREATE OR REPLACE FUNCTION kambana.max_each(bigint[], bigint[]) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -22,10 +22,11 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::connection::{Conn, Failure, Rejection, Repeat};
+use super::connection::{Conn, Failure, Rejection, Repeat, keep_awake};
 use super::epoch::{self, Epoch, Fence};
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
-use super::{SideId, conflicts, sequences};
+use super::{SideId, conflicts, sequences, votes};
 use apart::{Copied, Stuck};
 use both::Both;
 use clash::Verdict;
@@ -123,18 +124,28 @@ pub(super) async fn merge(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     };
-    let merged = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose).await?;
+    reach(Point::MergeFenced).await.map_err(|f| (lead, f))?;
+    let merged = tokio::select! {
+        merged = under_fences(inner, epoch, (lead, &fence_a), (other, &fence_b), &purpose) => merged?,
+        // One side may have to wait for the other; a repairer that stands still loses both fences instead.
+        never = keep_awake(fence_a.client()) => match never {},
+        never = keep_awake(fence_b.client()) => match never {},
+    };
+    reach(Point::MergeBefore).await.map_err(|f| (lead, f))?;
     match purpose {
         // The survivor first: if we die in between, the other side stays behind and is aligned by anyone.
         Purpose::Readmit { .. } | Purpose::Align => {
             fence_a.commit().await.map_err(|f| (lead, f))?;
+            reach(Point::MergeBetween).await.map_err(|f| (other, f))?;
             fence_b.commit().await.map_err(|f| (other, f))?;
         }
         Purpose::Sweep => {
             fence_b.commit().await.map_err(|f| (other, f))?;
+            reach(Point::MergeBetween).await.map_err(|f| (lead, f))?;
             fence_a.commit().await.map_err(|f| (lead, f))?;
         }
     }
+    reach(Point::MergeAfter).await.map_err(|f| (lead, f))?;
     // Only now, with both answers: what a side is said to have, it has. If we die before this, the next merge compares
     // the same batches once more and finds nothing missing.
     for (side, conn) in [(lead, &a), (other, &b)] {
@@ -302,8 +313,7 @@ async fn prepare(client: &Client, purpose: &Purpose) -> Result<(), Failure> {
         Purpose::Readmit { .. } | Purpose::Align => "2s",
     };
     let sql = format!(
-        "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-         SET LOCAL lock_timeout = '{lock_timeout}'; SELECT set_config('kambana.apply', 'on', true)"
+        "SET LOCAL statement_timeout = '30s'; SET LOCAL lock_timeout = '{lock_timeout}'; SELECT set_config('kambana.apply', 'on', true)"
     );
     Ok(client.batch_execute(&sql).await?)
 }
@@ -365,6 +375,12 @@ async fn write_epoch(
             fence_b.write(next, &reason).await.map_err(at_b)?;
         }
     }
+    let n = match purpose {
+        Purpose::Readmit { next, .. } => next.n,
+        _ => epoch.n,
+    };
+    let admitted = votes::admit(fence_a.client(), fence_b.client(), other, n).await;
+    admitted.map_err(|(at_lead, f)| (if at_lead { lead } else { other }, f))?;
     for (side, fence) in [(lead, fence_a), (other, fence_b)] {
         sequences::align_if_possible(fence.client(), side, inner.sides.count())
             .await

@@ -1,8 +1,8 @@
 //! One script of DDL on every side, or on none.
 //!
 //! Every side runs it in one transaction, under the fences of all; the captures of the watched tables are made anew, the
-//! structures and the rows are compared, and a membership with the same members is written: an instance that has not read
-//! the new structure cannot write any more, and reads it before it goes on. Then COMMIT on all sides at once.
+//! structures and the rows are compared, and a counter beside the epoch is moved: an instance that has not read the new
+//! structure cannot write any more, and reads it before it goes on. Then COMMIT on all sides at once.
 //!
 //! If we die before the first COMMIT, nothing has happened anywhere. Between the commits there is no promise: a side whose
 //! COMMIT failed or is unknown has the old structure and is left out until it is given the new one.
@@ -58,11 +58,8 @@ pub async fn migrate(config: &PoolConfig, file: &Path, dry_run: bool) -> Result<
         return Err(refuse(why));
     }
     let clients = connect_all(config).await.map_err(say)?;
-    let name = file
-        .file_name()
-        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let began = Instant::now();
-    let prepared = prepare(&clients, &sql, &script, &name).await;
+    let prepared = prepare(&clients, &sql, &script).await;
     let mut done = match prepared {
         Ok(done) if !dry_run => done,
         other => {
@@ -81,12 +78,7 @@ pub async fn migrate(config: &PoolConfig, file: &Path, dry_run: bool) -> Result<
 }
 
 /// Everything up to the first COMMIT.
-async fn prepare(
-    clients: &PerSide<Client>,
-    sql: &str,
-    script: &Script,
-    name: &str,
-) -> Result<Vec<String>, ConnectError> {
+async fn prepare(clients: &PerSide<Client>, sql: &str, script: &Script) -> Result<Vec<String>, ConnectError> {
     take_fences(clients).await.map_err(say)?;
     let epoch = same_epoch(clients).await?;
     let before = fingerprints(clients).await.map_err(say)?;
@@ -133,12 +125,10 @@ async fn prepare(
         script.changes_rows() || changed.iter().any(|t| *t == table)
     })
     .await?;
-    let next = epoch.next(epoch.members);
-    for (side, client) in clients.iter() {
-        epoch::write(client, &next, &format!("migration {name}"))
-            .await
-            .map_err(|f| say((side, f)))?;
-    }
+    // From now on a writer that has not read the new structure is refused on the leader.
+    on_all(clients, "UPDATE kambana.epoch SET structure = structure + 1")
+        .await
+        .map_err(say)?;
     done.push(format!("the script ran on sides {}", epoch.members));
     Ok(done)
 }

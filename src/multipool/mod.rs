@@ -5,9 +5,12 @@
 //! - [`MultiPool`]: the doors (`pool`; `inner` is what they share with the tasks), what they take (`change`, `value`) and answer (`error`, `status`).
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
-//! - `health`: heartbeats; `membership`: who is active (`epoch`); votes will be asked there.
+//! - `health`: heartbeats; `refusal`: a side that is well and takes no writes; `standstill`: no reads from the past after one;
+//!   `membership`: who is active (`epoch`),
+//!   after `votes` of more than half.
 //! - `merge` and `catch_up`: bringing sides together again; `conflicts`: what a person sees and decides of it. A rebuild of a lost side will stand beside them.
 //! - [`compare()`](compare): the proof, and `check`, which asks for it now and then. `trim`: housekeeping.
+//! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
 //! - [`install`]: the objects in schema `kambana`; [`migrate()`](migrate): one change of structure on every side; `catalog`, `sequences`: what watched tables are made of.
 //!
 //! This room knows nothing of HTTP, pages or sessions.
@@ -34,6 +37,7 @@ mod conflicts;
 mod connection;
 mod epoch;
 mod error;
+pub mod failpoint;
 mod health;
 mod inner;
 mod install;
@@ -42,13 +46,16 @@ mod membership;
 mod merge;
 mod migrate;
 mod pool;
+mod refusal;
 mod sequences;
 mod side;
+mod standstill;
 mod statement;
 mod status;
 mod transaction;
 mod trim;
 mod value;
+mod votes;
 mod write;
 
 pub use catalog::parse_record as record_fields;
@@ -66,3 +73,4 @@ pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
 pub use status::{Event, SideFault, SideState, SideStatus, Status};
 pub use transaction::Tx;
 pub use value::{Fields, Value};
+pub use votes::{MAX_QUESTION, Margin, Peers, RemoteVoter, VoterKind, VoterStatus, Votes, Witness};

@@ -18,10 +18,11 @@ use super::connection::{self, Conn, Failure, Purpose, Repeat};
 use super::epoch::{Epoch, StateFile};
 use super::health::{self, Health};
 use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
+use super::standstill::{self, Pulse};
 use super::write::{Job, Lane, Pending, Work};
 use super::{
-    Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, PerSide, ReadError, SideFault, SideId,
-    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, membership, trim,
+    Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, Peers, PerSide, ReadError, SideFault, SideId,
+    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, membership, trim, votes,
 };
 use crate::config::{PoolConfig, ReadFrom};
 
@@ -34,6 +35,9 @@ pub struct MultiPool {
 /// How much longer than its deadline a caller waits for the task that runs its operation.
 const ANSWER_GRACE: Duration = Duration::from_millis(1500);
 
+/// Pause before a reader asks again for a connection slot that the server did not have.
+const SLOT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long `close` waits for each background task.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -45,12 +49,22 @@ impl MultiPool {
     /// Wrong identity or lineage, unsafe settings, missing schema, refused login, unreadable state file: by side and
     /// with what to do.
     pub async fn connect(config: PoolConfig) -> Result<MultiPool, ConnectError> {
+        MultiPool::connect_among(config, Peers::default()).await
+    }
+
+    /// As [`MultiPool::connect`], beside other instances on the same databases: no side is left out or brought back
+    /// without more than half of the votes. Every instance must be given all others and the same witness.
+    ///
+    /// # Errors
+    /// As [`MultiPool::connect`].
+    pub async fn connect_among(config: PoolConfig, peers: Peers) -> Result<MultiPool, ConnectError> {
         if config.sides.count() < 2 {
             return Err(ConnectError(
                 "a pool needs at least two databases (DB1_* and DB2_*)".into(),
             ));
         }
         let state_file = StateFile::open(&config.state_dir, &config.instance).map_err(ConnectError)?;
+        let assembly = votes::Assembly::new(&config, peers).map_err(ConnectError)?;
         let mut sides = Vec::new();
         for (side, settings) in config.sides.iter() {
             let bad = |why| ConnectError(format!("side {side}: {why}"));
@@ -62,6 +76,7 @@ impl MultiPool {
                 health: watch::Sender::new(Health::default()),
                 doubted: Notify::new(),
                 refit: AtomicBool::new(false),
+                refusal: Mutex::default(),
                 caught_up_keys: watch::Sender::new(0),
                 open_rows: watch::Sender::new(None),
             });
@@ -72,22 +87,22 @@ impl MultiPool {
                 .next()
                 .unwrap_or_else(|| unreachable!("one entry a configured side"))
         });
-        let (queue, waiting) = mpsc::channel(config.write_queue);
-        let nothing = Epoch {
-            n: 0,
-            parent: 0,
-            members: SideSet::EMPTY,
-            generation: Uuid::nil(),
+        let bound = match cfg!(mutant = "queue_unbounded") {
+            true => usize::MAX >> 4,
+            false => config.write_queue,
         };
+        let (queue, waiting) = mpsc::channel(bound);
         let inner = Arc::new(Inner {
             sides,
             lineage: OnceLock::new(),
             view: watch::Sender::new(View {
-                epoch: nothing,
+                epoch: Epoch::NONE,
                 refusal: Some(NotApplied::NoSide),
                 catching_up: None,
             }),
             state_file,
+            assembly,
+            pulse: Pulse::default(),
             stir: Notify::new(),
             closing: watch::Sender::new(false),
             queue,
@@ -99,7 +114,10 @@ impl MultiPool {
             config,
         });
         for side in inner.sides.ids() {
-            inner.spawn(format!("health {side}"), health::run(Arc::clone(&inner), side));
+            let probing = Arc::clone(&inner);
+            inner.spawn(format!("health {side}"), move || {
+                health::run(Arc::clone(&probing), side)
+            });
         }
         let pool = MultiPool { inner };
         if let Err(error) = pool.first_look().await {
@@ -107,13 +125,22 @@ impl MultiPool {
             return Err(error);
         }
         let inner = &pool.inner;
-        inner.spawn("membership".into(), membership::run(Arc::clone(inner)));
-        inner.spawn("trim".into(), trim::run(Arc::clone(inner)));
-        inner.spawn("check".into(), check::run(Arc::clone(inner)));
+        let shared = || Arc::clone(inner);
+        let (deciding, voting, beating) = (shared(), shared(), shared());
+        let (trimming, checking) = (shared(), shared());
+        inner.spawn("membership".into(), move || {
+            membership::run(Arc::clone(&deciding))
+        });
+        inner.spawn("votes".into(), move || votes::run(Arc::clone(&voting)));
+        inner.spawn("pulse".into(), move || standstill::run(Arc::clone(&beating)));
+        inner.spawn("trim".into(), move || trim::run(Arc::clone(&trimming)));
+        inner.spawn("check".into(), move || check::run(Arc::clone(&checking)));
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         for number in 0..inner.config.write_lanes {
-            let lane = Lane::new(Arc::clone(inner), Arc::clone(&waiting));
-            inner.spawn(format!("lane {number}"), lane.run());
+            let (writing, waiting) = (Arc::clone(inner), Arc::clone(&waiting));
+            inner.spawn(format!("lane {number}"), move || {
+                Lane::new(Arc::clone(&writing), Arc::clone(&waiting)).run()
+            });
         }
         // The first membership is there at once when a side answers; otherwise writes are refused until one does.
         let _ = inner
@@ -264,6 +291,8 @@ impl MultiPool {
         work: Work,
     ) -> Result<(Applied, serde_json::Value), WriteError> {
         let inner = &self.inner;
+        #[cfg(mutant = "forget_names")]
+        let (_, op) = (op, OpId::new());
         if *inner.closing.borrow() {
             return Err(WriteError::NotApplied(NotApplied::Closing));
         }
@@ -321,7 +350,11 @@ impl MultiPool {
             };
             let failure = tokio::select! {
                 result = timeout_at(deadline, attempt) => match result {
-                    Ok(Ok(rows)) => return Ok(rows),
+                    // Asked after the read: nobody had moved on when it was answered.
+                    Ok(Ok(rows)) => match standstill::moved_on_without_us(&self.inner, side).await {
+                        false => return Ok(rows),
+                        true => Failure::Side(SideFault::Behind),
+                    },
                     Ok(Err(failure)) => failure,
                     Err(_) => Failure::Side(SideFault::Silent),
                 },
@@ -343,6 +376,7 @@ impl MultiPool {
                         return Err(ReadError::Unavailable(NotApplied::Overloaded));
                     }
                 }
+                Failure::Repeat(Repeat::NoSlot) => tokio::time::sleep(SLOT_PAUSE).await,
                 Failure::Repeat(_) => {}
                 // A statement that writes: the session of a reader may not, and no other side would let it.
                 Failure::Side(SideFault::Unfit(message)) if message.contains("read-only transaction") => {
@@ -404,6 +438,15 @@ impl MultiPool {
             .collect())
     }
 
+    /// Answers another instance that asks for this one's vote, in the bytes of [`RemoteVoter::ask`](super::RemoteVoter::ask).
+    /// Whoever calls this must have made sure that it is one.
+    ///
+    /// # Errors
+    /// The bytes are no question.
+    pub async fn answer_vote(&self, question: &[u8]) -> Result<Vec<u8>, String> {
+        votes::answer(&self.inner, question).await
+    }
+
     /// What the pool knows about itself; no I/O.
     pub fn status(&self) -> Status {
         let inner = &self.inner;
@@ -422,6 +465,8 @@ impl MultiPool {
                 let health = state.health.borrow().clone();
                 let settings = &inner.config.sides[side];
                 let active = members.contains(side);
+                let refused = inner.last_refusal(side).map(SideFault::Unfit);
+                let missing = refused.unwrap_or(SideFault::Behind);
                 SideStatus {
                     state: match (active, view.catching_up == Some(side)) {
                         (true, _) => SideState::Active,
@@ -429,7 +474,7 @@ impl MultiPool {
                         (false, false) => SideState::Out,
                     },
                     leader: leader == Some(side),
-                    fault: health.fault.or((!active).then_some(SideFault::Behind)),
+                    fault: health.fault.or((!active).then_some(missing)),
                     address: format!("{}:{}/{}", settings.host, settings.port, settings.database),
                     server_version: health.server_version,
                     heartbeat_ms: health.heartbeat_ms,
@@ -441,6 +486,7 @@ impl MultiPool {
             open_conflicts: proof.open_conflicts,
             held_changes: proof.held,
             certificate: proof.certificate,
+            votes: inner.assembly.votes(&view.epoch),
             waiting_writes: inner.queue.max_capacity() - inner.queue.capacity(),
             events: lock(&inner.events).iter().cloned().collect(),
         }

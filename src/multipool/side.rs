@@ -161,6 +161,12 @@ impl Serialize for SideSet {
     }
 }
 
+impl<'de> Deserialize<'de> for SideSet {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<SideSet, D::Error> {
+        Ok(Vec::<SideId>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
 /// One `T` for every configured side, in configured order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PerSide<T>(Vec<T>);

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Certificate, PerSide, SideId, SideSet};
+use super::{Certificate, PerSide, SideId, SideSet, Votes};
 
 /// ```text
 ///            ejected                    caught up, readmitted
@@ -124,6 +124,8 @@ pub struct Status {
     pub held_changes: i64,
     /// What the latest background comparison found.
     pub certificate: Option<Certificate>,
+    /// Who votes on the next change of the active sides.
+    pub votes: Votes,
     /// Writes waiting for a lane.
     pub waiting_writes: usize,
     /// The latest events, oldest first.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Conn, Failure, words};
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::{PerSide, SideId, SideSet};
 
@@ -92,6 +93,7 @@ async fn trim(inner: &Inner, side: SideId) -> Result<(), Failure> {
             &[&(inner.sides.count() as i32)],
         )
         .await?;
+    reach(Point::TrimClosed).await?;
     let seconds = inner.config.journal_retention.as_secs_f64();
     for table in ["journal", "op"] {
         let sql = format!(
@@ -105,6 +107,7 @@ async fn trim(inner: &Inner, side: SideId) -> Result<(), Failure> {
             }
         }
     }
+    reach(Point::TrimDeleted).await?;
     client
         .execute(
             "-- trim::conflicts()\nDELETE FROM kambana.conflict WHERE state <> 'open' \

@@ -27,6 +27,7 @@ pub(super) use job::{Job, Pending, Work};
 
 use super::connection::{Conn, Failure, words};
 use super::epoch::Epoch;
+use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::{Applied, NotApplied, OpId, PerSide, SideFault, SideId, WriteError, merge};
 
@@ -36,10 +37,11 @@ const MAX_BATCH: usize = 64;
 /// A lane that had nothing to do for this long settles what it wrote last.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
-/// Lock timeouts of one operation before it is answered "not applied".
-const LOCK_TRIES: u32 = 3;
+/// Lock timeouts of one operation before it is answered "not applied": together longer than the servers let an instance
+/// stand still with a lock in its hands.
+const LOCK_TRIES: u32 = 4;
 
-/// Merges before a write, or refusals of a follower, before the row counts as held (see `merge::held`).
+/// Merges before a write until it is asked whether the row is held (see `merge::held`).
 const HELD_TRIES: u32 = 5;
 
 /// After so many failures that only need repeating, a lane takes fresh connections.
@@ -93,6 +95,11 @@ enum Again {
     /// A follower refuses what the leader took.
     Refused(SideId, SideFault),
     Catalog,
+}
+
+/// Whether PostgreSQL says that our role may not do this.
+fn is_privilege(error: &WriteError) -> bool {
+    matches!(error, WriteError::Rejected { sqlstate, .. } if sqlstate == "42501")
 }
 
 /// Answers jobs that will not be tried again.
@@ -187,7 +194,8 @@ impl Lane {
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
     async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
         let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
-        let (mut locked, mut merges, mut refused, mut contended) = (0, 0, 0, 0);
+        let (mut locked, mut merges, mut contended) = (0, 0, 0);
+        let (mut refused_by, mut looked) = (None, false);
         loop {
             // What is in doubt must be settled however long it takes; the caller was told "unknown" by then.
             let until = if in_doubt {
@@ -202,9 +210,12 @@ impl Lane {
             };
             let again = match self.attempt(epoch, &jobs, until).await {
                 Attempt::Done(outcomes) => {
+                    // What fails here fails nothing: every side has committed.
+                    let _ = reach(Point::AnswerBefore).await;
                     for (job, outcome) in jobs.into_iter().zip(outcomes) {
                         job.answer(outcome);
                     }
+                    let _ = reach(Point::AnswerAfter).await;
                     return;
                 }
                 Attempt::Split => {
@@ -212,6 +223,14 @@ impl Lane {
                         Box::pin(self.process(vec![job], in_doubt)).await;
                     }
                     return;
+                }
+                // Perhaps only this side has lost a privilege: then it is the side's fault, not the statement's.
+                Attempt::Refused(error) if is_privilege(&error) && !looked => {
+                    looked = true;
+                    if let Some(leader) = epoch.members.leader() {
+                        self.inner.look_anew(leader).await;
+                    }
+                    continue;
                 }
                 Attempt::Refused(error) => {
                     // A refusal after a lost COMMIT must hold on a side that comes back with the change.
@@ -230,33 +249,38 @@ impl Lane {
                 }
                 Attempt::Again(again) => again,
             };
-            if Instant::now() >= until {
+            // A batch that has just come into doubt is settled by going on, whatever its deadline was.
+            if !in_doubt && Instant::now() >= until {
                 return give_up(jobs, in_doubt, &NotApplied::Deadline);
             }
             tracing::debug!(?again, in_doubt, "a batch is repeated");
             let again = match again {
                 Again::Refused(side, fault) => {
-                    refused += 1;
+                    // Perhaps the row and not the side is to blame: then this row waits, and nobody is ejected for it.
+                    if !in_doubt && self.inner.holds_changes(&epoch).await {
+                        return self.refuse(jobs, &NotApplied::Held).await;
+                    }
                     Again::Trouble(side, fault)
                 }
                 other => other,
             };
-            if (merges >= HELD_TRIES || refused >= HELD_TRIES) && !in_doubt {
+            if merges >= HELD_TRIES && !in_doubt && self.inner.holds_changes(&epoch).await {
                 // One row must not hold up those it was taken with, nor this lane.
-                if jobs.len() == 1 {
-                    return give_up(jobs, in_doubt, &NotApplied::Held);
-                }
-                for job in jobs {
-                    Box::pin(self.process(vec![job], false)).await;
-                }
-                return;
+                return self.refuse(jobs, &NotApplied::Held).await;
             }
             match again {
                 Again::Refused(..) => {}
                 Again::Trouble(side, fault) => {
                     tracing::debug!(%side, %fault, "a side failed in the middle of a batch");
-                    if matches!(fault, SideFault::Unfit(_)) {
+                    if let SideFault::Unfit(why) = &fault {
                         self.inner.sides[side].refit.store(true, Ordering::Release);
+                        // The second time, with a probe in between.
+                        if refused_by.replace(side) == Some(side)
+                            && !self.inner.refuses_writes(side, &epoch, why)
+                            && !in_doubt
+                        {
+                            return self.refuse(jobs, &NotApplied::Unable(side, why.clone())).await;
+                        }
                     }
                     self.inner.doubt(side);
                     self.inner
@@ -309,6 +333,16 @@ impl Lane {
         }
     }
 
+    /// No side could take these jobs: says so when there is only one, and finds out which of several it is.
+    async fn refuse(&mut self, jobs: Vec<Job>, why: &NotApplied) {
+        if jobs.len() == 1 {
+            return give_up(jobs, false, why);
+        }
+        for job in jobs {
+            Box::pin(self.process(vec![job], false)).await;
+        }
+    }
+
     /// Makes a refusal final: the operation's name is taken by a tombstone on every member. If the first try turns out
     /// to have been applied after all, that is the answer.
     async fn bury(&mut self, op: OpId, refusal: WriteError) -> Outcome {
@@ -341,19 +375,20 @@ impl Lane {
     async fn settle(&mut self) {
         self.unsettled = false;
         let confirmed = self.confirmed_array();
+        let _ = reach(Point::SettleBefore).await;
         for side in self.inner.view().epoch.members.iter() {
             let Some(conn) = &self.conns[side] else { continue };
             let told = async {
                 let statement = conn
                     .prepare(
-                        "-- write::settle()\nUPDATE kambana.lane SET confirmed = kambana.max_each(confirmed, $2) \
+                        "-- write::settle()\nUPDATE kambana.lane SET confirmed = $2 \
                          WHERE lane = $1",
                     )
                     .await?;
                 conn.client()?
                     .execute(&statement, &[&self.id, &confirmed])
                     .await?;
-                Ok::<_, Failure>(())
+                reach(Point::SettleSide).await
             };
             if !matches!(timeout(self.inner.config.probe_deadline, told).await, Ok(Ok(()))) {
                 self.conns[side] = None;

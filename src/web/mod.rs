@@ -14,6 +14,8 @@ pub mod problem;
 mod routes;
 mod security;
 mod state;
+pub mod votes;
+pub mod witness;
 
 pub use state::AppState;
 
@@ -70,7 +72,8 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     };
     // The address first: a second instance on it must not touch the databases at all.
     let listener = TcpListener::bind(&config.listen).map_err(listen)?;
-    let pool = MultiPool::connect(config.pool.clone()).await?;
+    let peers = votes::peers(&config).map_err(ConnectError)?;
+    let pool = MultiPool::connect_among(config.pool.clone(), peers).await?;
     let server = Server::build(config, pool, listener)?;
     tracing::info!(port = server.port, "serving");
     server.run_until_stopped().await?;

@@ -10,12 +10,18 @@ use actix_web::{Route, guard};
 use super::api::items::Items;
 use super::api::servers::Servers;
 use super::api::{conflicts, openapi, ops, resource as api};
+use super::votes::{self, Door};
 use super::{AppState, edge, health, metrics, pages};
 use crate::session::{COOKIE, PhpSessionStore};
 
 /// Every route of an instance.
 pub(super) fn configure(state: &web::Data<AppState>) -> impl FnOnce(&mut ServiceConfig) + use<> {
     let session = session_layer(state);
+    let pool = state.pool.clone();
+    let door = Door::new(votes::Key::of(&state.config.session_secret), move |question| {
+        let pool = pool.clone();
+        Box::pin(async move { pool.answer_vote(&question).await })
+    });
     move |config| {
         config
             .service(resource("/health/live").route(get().to(health::live)))
@@ -55,6 +61,8 @@ pub(super) fn configure(state: &web::Data<AppState>) -> impl FnOnce(&mut Service
             .service(resource("/api/openapi.json").route(get().to(openapi::show)))
             // What nobody knows below /api must not reach the pages: the answer is JSON.
             .service(web::scope("/api"))
+            // Between instances only: POST /internal/vote.
+            .configure(door.configure())
             // These must answer while no database does.
             .configure(pages::configure_open)
             // Only pages have sessions: the API and the probes cost no session read.

@@ -14,7 +14,7 @@ use crate::support::{TestDir, connect, eventually, program};
 
 const READY: Duration = Duration::from_secs(60);
 
-fn up(dir: &Path) -> Process {
+pub fn up(dir: &Path) -> Process {
     let mut args = vec!["up", "--data", dir.to_str().unwrap()];
     args.extend([
         "--port",
@@ -42,7 +42,7 @@ fn up(dir: &Path) -> Process {
 }
 
 /// Waits until the `up` says that everything is there.
-async fn ready(up: &mut Process, dir: &Path) -> Record {
+pub async fn ready(up: &mut Process, dir: &Path) -> Record {
     eventually("`kambana up` is ready", READY, || {
         let log = std::fs::read_to_string(dir.join("up.log")).unwrap();
         assert!(up.ended().is_none(), "{log}");
@@ -61,7 +61,7 @@ fn everything(record: &Record) -> Vec<ProcessId> {
     family
 }
 
-fn local(dir: &Path, action: &str, target: &str) -> Output {
+pub fn local(dir: &Path, action: &str, target: &str) -> Output {
     Command::new(program())
         .args(["local", action, target, "--data"])
         .arg(dir)

@@ -53,6 +53,8 @@ pub struct ClusterConfig {
     pub password: Secret,
     /// Whether a new cluster must survive a power cut right after it was made. Commits always do: `fsync` stays on.
     pub durable: bool,
+    /// Added to the server's environment.
+    pub extra_env: Vec<(String, String)>,
 }
 
 /// A cluster, running or not. Dropping it kills it.
@@ -284,7 +286,10 @@ impl Cluster {
             program: self.programs()?.bin.join("postgres"),
             args,
             // A stray setting of the shell must not change what the server speaks or where it looks.
-            env: vec![("LC_ALL".into(), "C.UTF-8".into())],
+            env: [("LC_ALL".into(), "C.UTF-8".into())]
+                .into_iter()
+                .chain(config.extra_env.iter().cloned())
+                .collect(),
             dir: dir.clone(),
             account: config.account.clone(),
             log: self.service.log().clone(),

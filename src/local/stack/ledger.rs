@@ -71,6 +71,7 @@ impl Stack {
 
     pub(super) fn note_side(&self, cluster: &mut Cluster, side: SideId) -> Result<(), LocalError> {
         let new = side_record(cluster);
+        self.aim_links(side, new.port);
         self.write(|record| {
             record.sides.insert(side.to_string(), new);
         })

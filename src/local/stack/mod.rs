@@ -3,6 +3,7 @@
 mod databases;
 mod faults;
 mod ledger;
+mod links;
 mod options;
 
 use std::fs;
@@ -14,8 +15,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::record::Record;
 use super::{
-    Account, Behind, Cluster, ClusterConfig, Haproxy, HaproxyConfig, Instance, InstanceConfig, LocalError,
-    Place, Port, PortChoice, Programs, Secrets, Target, Wiring,
+    Account, Behind, Cluster, ClusterConfig, Haproxy, HaproxyConfig, Instance, InstanceConfig, Link,
+    LocalError, Place, Port, PortChoice, Programs, Secrets, Target, Wiring,
 };
 use crate::multipool::{PerSide, SideId};
 
@@ -29,6 +30,7 @@ pub struct Stack {
     haproxy: Option<Mutex<Haproxy>>,
     instances: Vec<Mutex<Instance>>,
     sides: PerSide<Mutex<Cluster>>,
+    links: Vec<PerSide<Link>>,
     record: StdMutex<Record>,
     notes: Vec<String>,
     has_program: bool,
@@ -86,6 +88,7 @@ impl Stack {
                 port: pg[side.index()].clone(),
                 password: secrets.database_password.clone(),
                 durable: options.durable,
+                extra_env: options.server_env.clone(),
             }))
         });
         let program = match (&options.program, web.is_empty()) {
@@ -100,11 +103,16 @@ impl Stack {
                 program: program.clone(),
                 port,
                 session_secret: secrets.session_secret.clone(),
-                extra_env: options.extra_env.clone(),
+                extra_env: options.env_of(index),
             }))
+        };
+        let links = match options.links {
+            true => links::open(web.len(), &pg).await?,
+            false => Vec::new(),
         };
         let mut stack = Stack {
             haproxy,
+            links,
             instances: web.into_iter().enumerate().map(instance).collect(),
             sides,
             record: StdMutex::default(),
@@ -237,7 +245,7 @@ impl Stack {
         let record = self.record();
         let peers = record.instances.iter().filter(|(other, _)| **other != name);
         Wiring {
-            sides: record.sides.values().map(|side| side.config()).collect(),
+            sides: self.over_links(index, record.sides.values().map(|side| side.config()).collect()),
             peers: peers.map(|(_, peer)| peer.url.clone()).collect(),
         }
     }

@@ -23,6 +23,13 @@ pub struct StackOptions {
     pub durable: bool,
     /// Further settings of the instances, as in `env.example`.
     pub extra_env: Vec<(String, String)>,
+    /// Added to the environment of the database servers.
+    pub server_env: Vec<(String, String)>,
+    /// Whether each instance reaches each side over a [`Link`](crate::local::Link) of its own, see [`Stack::link`](super::Stack::link).
+    pub links: bool,
+    /// Settings of single instances, counted from 0: the stronger ones. An instance that reaches its databases or its
+    /// peers by another way than the rest has its `DBn_HOST`, `DBn_PORT` or `PEERS` here.
+    pub instance_env: Vec<(usize, String, String)>,
 }
 
 /// Where HAProxy listens.
@@ -51,6 +58,9 @@ impl StackOptions {
             template_cache: Some(template_cache.to_path_buf()),
             durable: false,
             extra_env: Vec::new(),
+            server_env: Vec::new(),
+            links: false,
+            instance_env: Vec::new(),
         }
     }
 
@@ -79,5 +89,48 @@ impl StackOptions {
     pub fn with_setting(mut self, name: &str, value: &str) -> StackOptions {
         self.extra_env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// And a variable in the environment of the database servers.
+    #[must_use]
+    pub fn with_server_variable(mut self, name: &str, value: &str) -> StackOptions {
+        self.server_env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// And a link that can be broken between each instance and each side.
+    #[must_use]
+    pub fn with_links(mut self) -> StackOptions {
+        self.links = true;
+        self
+    }
+
+    /// And a setting of one instance, counted from 0.
+    #[must_use]
+    pub fn with_instance_setting(mut self, index: usize, name: &str, value: &str) -> StackOptions {
+        self.instance_env.push((index, name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Everything an instance is told beside its wiring, the strongest last.
+    pub(super) fn env_of(&self, instance: usize) -> Vec<(String, String)> {
+        let own = self.instance_env.iter().filter(|(index, ..)| *index == instance);
+        let own = own.map(|(_, name, value)| (name.clone(), value.clone()));
+        self.extra_env.iter().cloned().chain(own).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_of_one_instance_is_the_stronger_one_and_its_own() {
+        let options = StackOptions::pair(Path::new("x"), Path::new("y"))
+            .with_instance_setting(1, "DB1_PORT", "1")
+            .with_setting("DB1_PORT", "2");
+        let pair = |value: &str| ("DB1_PORT".to_owned(), value.to_owned());
+        assert_eq!(options.env_of(0), [pair("2")]);
+        assert_eq!(options.env_of(1), [pair("2"), pair("1")]);
     }
 }

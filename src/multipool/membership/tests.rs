@@ -1,6 +1,13 @@
 //! The decisions, case by case.
 
+use super::decide::{Action, ISOLATED_AFTER, Seen};
 use super::*;
+use crate::multipool::SideId;
+use crate::multipool::votes::{Child, Heard};
+
+fn next(known: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action {
+    decide::next(known, sides, &Heard::default(), now)
+}
 
 fn set(names: &str) -> SideSet {
     names
@@ -107,4 +114,49 @@ fn decisions() {
     let mut leftovers = sides(&[(true, 1, "ab"), (true, 1, "ab")]);
     leftovers[b].leftovers = true;
     assert_eq!(next(&epoch(1, "ab"), &leftovers, now), Action::Sweep);
+}
+
+#[test]
+fn what_voters_bring_up() {
+    let now = std::time::Instant::now();
+    let (all, alone) = (epoch(1, "ab"), epoch(2, "b"));
+    let whole = sides(&[(true, 1, "ab"), (true, 1, "ab")]);
+    let act = |known: &Epoch, seen: &PerSide<Seen>, heard: &Heard| decide::next(known, seen, heard, now);
+    // Cut off from b, told by another instance: a must not go on.
+    let newer = Heard {
+        newer: Some(alone),
+        ..Heard::default()
+    };
+    assert_eq!(act(&all, &whole, &newer), Action::Adopt(alone));
+    let only_a = sides(&[(true, 1, "ab"), (false, 1, "ab")]);
+    assert_eq!(
+        act(&alone, &only_a, &Heard::default()),
+        Action::Refuse(NotApplied::NoAuthority("a".parse().unwrap()))
+    );
+    // A side nobody here has heard of.
+    let unknown = Heard {
+        newer: Some(epoch(2, "bc")),
+        ..Heard::default()
+    };
+    assert_eq!(act(&all, &whole, &unknown), Action::Rest);
+    let child = Child {
+        epoch: epoch(2, "b"),
+        reason: String::new(),
+    };
+    let unfinished = Heard {
+        unfinished: Some(child.clone()),
+        waiting: true,
+        ..Heard::default()
+    };
+    assert_eq!(act(&all, &whole, &unfinished), Action::Finish(child));
+    let waiting = Heard {
+        waiting: true,
+        ..Heard::default()
+    };
+    assert_eq!(act(&all, &whole, &waiting), Action::Renew);
+    let mut returning = sides(&[(true, 1, "ab"), (true, 2, "b")]);
+    let a = "a".parse::<SideId>().unwrap();
+    assert_eq!(act(&alone, &returning, &Heard::default()), Action::CatchUp(a));
+    returning[a].on_trial = true;
+    assert_eq!(act(&alone, &returning, &Heard::default()), Action::Rest);
 }

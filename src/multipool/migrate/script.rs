@@ -133,13 +133,17 @@ fn block_comment(text: &str) -> usize {
     text.len()
 }
 
-/// Length of a quoted text; a doubled quote is read as two texts, which skips the same.
+/// Length of a quoted text; a doubled quote does not end it.
 fn quoted(text: &str, quote: char, escapes: bool) -> usize {
     let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
         match c {
             _ if escaped => escaped = false,
             '\\' if escapes => escaped = true,
+            c if c == quote && chars.peek().is_some_and(|(_, next)| *next == quote) => {
+                chars.next();
+            }
             c if c == quote => return at + 1,
             _ => {}
         }

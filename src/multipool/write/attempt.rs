@@ -12,32 +12,23 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{Again, Attempt, Job, Lane, Work};
-use crate::multipool::connection::{Conn, Failure, Repeat};
+use crate::multipool::connection::{Conn, Failure, Repeat, keep_awake};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
 use crate::multipool::{Applied, NotApplied, SideFault, SideId, SideSet, WriteError};
 
 /// How long a side that is well may take to roll back before its connection is thrown away.
 const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(300);
 
-pub(super) const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
+/// How a transaction with none of the caller's SQL begins. Its statements go by key, so they are planned once, and not by
+/// how much the journal held at that moment: planned anew for each array of names, planning costs as much as running, and
+/// a plan made for an empty journal reads all of it when it is full.
+pub(super) const FENCE_SQL: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
-/// For a transaction of the general door: its closure may take as long as the operation's deadline allows.
-pub(super) const LONG_FENCE_SQL: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-    LOCK TABLE kambana.fence IN ROW SHARE MODE";
-
-/// How the transactions of these jobs begin.
-fn fence_sql(jobs: &[Job]) -> &'static str {
-    match jobs {
-        [
-            Job {
-                work: Work::Transaction(_),
-                ..
-            },
-        ] => LONG_FENCE_SQL,
-        _ => FENCE_SQL,
-    }
-}
+/// How a transaction of the general door begins on the leader: its statements are planned as the caller's own.
+pub(super) const CALLERS_FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
 /// Why an attempt ended before the first COMMIT.
 pub(super) enum Stop {
@@ -91,7 +82,7 @@ pub(super) fn stop_at(side: SideId, failure: Failure, alone: bool) -> Stop {
     match failure {
         Failure::Side(fault) => Again::Trouble(side, fault).into(),
         Failure::Repeat(Repeat::Locked) => Again::Locked.into(),
-        Failure::Repeat(Repeat::Busy) => Again::Contention.into(),
+        Failure::Repeat(Repeat::Busy | Repeat::NoSlot) => Again::Contention.into(),
         Failure::Repeat(Repeat::Contention) if alone => Again::Contention.into(),
         Failure::Repeat(Repeat::Cancelled) if alone => {
             Stop::Refused(WriteError::NotApplied(NotApplied::Deadline))
@@ -128,6 +119,9 @@ impl Lane {
         let Some(leader) = epoch.members.leader() else {
             return Attempt::Again(Again::EpochMoved);
         };
+        if let Err(Failure::Side(fault)) = reach(Point::WriteBegin).await {
+            return Attempt::Again(Again::Trouble(leader, fault));
+        }
         if let Err((side, fault)) = self.open(epoch.members).await {
             return Attempt::Again(Again::Trouble(side, fault));
         }
@@ -138,8 +132,13 @@ impl Lane {
         }
         let prepared = {
             let inner = Arc::clone(&self.inner);
+            let conns: Vec<Arc<Conn>> = self.conns.iter().filter_map(|(_, conn)| conn.clone()).collect();
+            let clients = conns.iter().filter_map(|conn| conn.client().ok());
+            let awake = join_all(clients.map(keep_awake));
             let before = self.before_commit(&epoch, leader, jobs);
             tokio::select! {
+                // A closure may think, and a follower may have much to apply, while another side waits.
+                _ = awake => Err(None),
                 result = timeout_at(until, before) => result.map_err(|_| None),
                 (side, fault) = inner.trouble(epoch.members) => Err(Some((side, fault))),
             }
@@ -204,11 +203,13 @@ impl Lane {
 
     /// Steps 1 to 3: run and collect on the leader, apply and guard on the followers. Nothing is committed.
     async fn before_commit(&self, epoch: &Epoch, leader: SideId, jobs: &[Job]) -> Result<Collected, Stop> {
-        let catalog = self.inner.catalog();
+        let (catalog, structure) = self.inner.catalog_of();
         let followers: Vec<SideId> = epoch.members.iter().filter(|side| *side != leader).collect();
-        let fence_sql = fence_sql(jobs);
         let fences = join_all(followers.iter().map(|side| async move {
-            let fenced = async { Ok(self.conn_client(*side)?.batch_execute(fence_sql).await?) };
+            let fenced = async {
+                self.conn_client(*side)?.batch_execute(FENCE_SQL).await?;
+                reach(Point::FollowFenced).await
+            };
             fenced.await.map_err(|failure| stop_own(*side, failure))
         }));
         let (collected, fenced) = match jobs {
@@ -219,10 +220,10 @@ impl Lane {
                     ..
                 },
             ] => {
-                let collected = self.lead(epoch, leader, jobs, &catalog).await?;
+                let collected = self.lead(epoch, leader, jobs, (&catalog, structure)).await?;
                 (Ok(collected), fences.await)
             }
-            _ => join(self.lead(epoch, leader, jobs, &catalog), fences).await,
+            _ => join(self.lead(epoch, leader, jobs, (&catalog, structure)), fences).await,
         };
         let collected = collected?;
         fenced.into_iter().collect::<Result<(), Stop>>()?;
@@ -242,6 +243,9 @@ impl Lane {
             self.conn_client(side)
                 .map_err(|failure| stop_own(side, failure))?;
         }
+        reach(Point::GuardPassed)
+            .await
+            .map_err(|failure| stop_own(leader, failure))?;
         Ok(collected)
     }
 
@@ -263,11 +267,24 @@ impl Lane {
         let answers = {
             let (lane, inner) = (&*self, &self.inner);
             let commits = order.iter().map(|side| async move {
-                let sent = async { Ok(lane.conn_client(*side)?.batch_execute("COMMIT").await?) };
+                let (before, after) = match *side == leader {
+                    true => (Point::CommitLeader, Point::CommittedLeader),
+                    false => (Point::CommitFollower, Point::CommittedFollower),
+                };
+                let sent = async {
+                    reach(before).await?;
+                    lane.conn_client(*side)?.batch_execute("COMMIT").await?;
+                    reach(after).await
+                };
+                #[cfg(mutant = "commit_waits")]
+                return (*side, sent.await);
+                #[cfg(not(mutant = "commit_waits"))]
                 tokio::select! {
                     answer = sent => (*side, answer),
                     (_, fault) = inner.trouble(SideSet::EMPTY.with(*side)) => (*side, Err(Failure::Side(fault))),
-                    () = tokio::time::sleep(inner.config.op_deadline) => (*side, Err(Failure::Side(SideFault::Silent))),
+                    // Heartbeats are answered and this is not: the answer is lost, or the connection. Asking again, by name,
+                    // finds out sooner than waiting.
+                    () = tokio::time::sleep(inner.config.probe_deadline * 2) => (*side, Err(Failure::Side(SideFault::Silent))),
                 }
             });
             in_order(
@@ -297,6 +314,12 @@ impl Lane {
                     doubt = Some((side, fault));
                 }
             }
+        }
+        #[cfg(mutant = "ack_before_follower")]
+        let doubt = doubt.filter(|_| !self.unsettled);
+        #[cfg(mutant = "commit_error_means_abort")]
+        if doubt.is_some() {
+            return Attempt::Refused(WriteError::NotApplied(NotApplied::Deadline));
         }
         if let Some((side, fault)) = doubt {
             // The next attempt asks every member of the epoch of then by taking the same names again.

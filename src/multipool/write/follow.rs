@@ -5,8 +5,9 @@ use futures::future::BoxFuture;
 use super::attempt::{Collected, Reply, Sql, Stop, in_order, names, stop_own};
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
-use crate::multipool::connection::Failure;
+use crate::multipool::connection::{Failure, Repeat};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, ApplyParams, Arrays, place};
 use crate::multipool::{SideFault, SideId};
 
@@ -14,7 +15,7 @@ use crate::multipool::{SideFault, SideId};
 const FOLLOW_SQL: &str = "-- write::follow()
 WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = kambana.max_each(l.confirmed, EXCLUDED.confirmed), closed = false),
+    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
     SELECT u.op, u.digest, $2, $5, e.n, $9, u.result
     FROM e, unnest($6::uuid[], $7::bigint[], $8::text[]) AS u(op, digest, result)
@@ -51,15 +52,26 @@ impl Lane {
         catalog: &Catalog,
     ) -> Result<Vec<(i64, i64)>, Stop> {
         let own = |failure| stop_own(side, failure);
+        // Behind the names, a lock that is not given is somebody else's lock on the rows, as on the leader.
+        let at_rows = |failure| match failure {
+            Failure::Repeat(Repeat::Locked) => Again::Locked.into(),
+            // It is not its twin, or holds a poisoned row.
+            Failure::Rejected(r) => {
+                let why = format!("{} (SQLSTATE {})", r.message, r.sqlstate);
+                Again::Refused(side, SideFault::Unfit(why)).into()
+            }
+            other => stop_own(side, other),
+        };
         let conn = self.conn(side)?;
         let client = conn.client().map_err(own)?;
+        reach(Point::FollowBefore).await.map_err(own)?;
         let plan = journal::plan(catalog, &collected.entries).map_err(|_| Stop::Again(Again::Catalog))?;
         let follow = conn.prepare(FOLLOW_SQL).await.map_err(own)?;
         let insert = conn.prepare(journal::INSERT_SQL).await.map_err(own)?;
         let guard = conn.prepare(GUARD_SQL).await.map_err(own)?;
         let mut prepared = Vec::with_capacity(plan.len());
         for apply in &plan {
-            prepared.push(conn.prepare(apply.sql).await.map_err(own)?);
+            prepared.push(conn.prepare(apply.sql).await.map_err(at_rows)?);
         }
         let (ids, digests) = names(jobs);
         let confirmed = self.confirmed_array();
@@ -116,25 +128,18 @@ impl Lane {
             .first()
             .map(|row| (row.get::<_, Option<i64>>(0), row.get::<_, i64>(1)))
         {
-            Some((Some(_), fresh)) if fresh == jobs.len() as i64 => {}
+            Some((Some(_), fresh)) if fresh == jobs.len() as i64 || cfg!(mutant = "no_dedup") => {}
             // The follower knows a name that the leader does not: another instance died between two commits.
             Some((Some(_), _)) => return Err(Again::Merge.into()),
             _ => return Err(Again::EpochMoved.into()),
         }
         let mut doubtful = Vec::new();
         for reply in replies {
-            // A follower that refuses what the leader took is not its twin, or holds a poisoned row.
-            let refused = |failure| match failure {
-                Failure::Rejected(r) => {
-                    let why = format!("{} (SQLSTATE {})", r.message, r.sqlstate);
-                    Again::Refused(side, SideFault::Unfit(why)).into()
-                }
-                failure => own(failure),
-            };
-            if let Reply::Rows(rows) = reply.map_err(refused)? {
+            if let Reply::Rows(rows) = reply.map_err(at_rows)? {
                 doubtful.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
             }
         }
+        reach(Point::FollowApplied).await.map_err(own)?;
         #[cfg(mutant = "skip_guard")]
         doubtful.clear();
         Ok(doubtful)

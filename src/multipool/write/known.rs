@@ -7,6 +7,7 @@ use super::attempt::{FENCE_SQL, Stop, stop_own};
 use super::{Again, Attempt, Job, Lane, Work};
 use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
 use crate::multipool::{Applied, NotApplied, OpId, SideFault, SideId, WriteError};
 
@@ -108,6 +109,7 @@ impl Lane {
             conn.set_busy(true);
             let client = conn.client()?;
             client.batch_execute(FENCE_SQL).await?;
+            reach(Point::Probe).await?;
             let row = client.query_one(PROBE_SQL, &[&epoch.n, &op.uuid()]).await?;
             client.batch_execute("ROLLBACK").await?;
             conn.set_busy(false);

@@ -8,21 +8,23 @@ use futures::future::BoxFuture;
 use serde_json::Value as Json;
 
 use super::attempt::{
-    Collected, FENCE_SQL, LONG_FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_at, stop_own,
+    CALLERS_FENCE_SQL, Collected, FENCE_SQL, Reply, Sql, Stop, in_order, names, stop_at, stop_own,
 };
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure, Rejection};
 use crate::multipool::epoch::Epoch;
+use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry, OpRow};
 use crate::multipool::statement::{self, Step};
 use crate::multipool::{OpId, SideId, Tx, WriteError};
 
-/// On the leader, in a statement after the fence: its snapshot is younger than the lock.
+/// On the leader, in a statement after the fence: its snapshot is younger than the lock. A structure that this instance has
+/// not read counts as an epoch that has moved.
 const ENTER_SQL: &str = "-- write::enter()
-WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
+WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1 AND structure = $9),
 l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = kambana.max_each(l.confirmed, EXCLUDED.confirmed), closed = false),
+    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
 o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied) SELECT u.op, u.digest, $2, $5, e.n, $8
     FROM e, unnest($6::uuid[], $7::bigint[]) AS u(op, digest) ON CONFLICT (op) DO NOTHING RETURNING op)
 SELECT (SELECT n FROM e), (SELECT count(*) FROM o),
@@ -59,19 +61,29 @@ impl Lane {
         epoch: &Epoch,
         leader: SideId,
         jobs: &[Job],
-        catalog: &Catalog,
+        (catalog, structure): (&Catalog, i64),
     ) -> Result<Collected, Stop> {
         let conn = self.conn(leader)?;
-        match jobs {
+        let own = |failure| stop_own(leader, failure);
+        reach(Point::LeadBefore).await.map_err(own)?;
+        let collected = match jobs {
             [
                 Job {
                     work: Work::Transaction(closure),
                     op,
                     ..
                 },
-            ] => self.lead_transaction(epoch, leader, jobs, *op, closure).await,
-            _ => self.lead_changes(epoch, leader, conn, jobs, catalog).await,
-        }
+            ] => {
+                self.lead_transaction(epoch, leader, jobs, (*op, structure), closure)
+                    .await
+            }
+            _ => {
+                self.lead_changes(epoch, leader, conn, jobs, (catalog, structure))
+                    .await
+            }
+        }?;
+        reach(Point::LeadCollected).await.map_err(own)?;
+        Ok(collected)
     }
 
     /// All statements of all declarative jobs in one round trip.
@@ -81,7 +93,7 @@ impl Lane {
         leader: SideId,
         conn: &Conn,
         jobs: &[Job],
-        catalog: &Catalog,
+        (catalog, structure): (&Catalog, i64),
     ) -> Result<Collected, Stop> {
         let alone = jobs.len() == 1;
         let own = |failure| stop_own(leader, failure);
@@ -108,7 +120,7 @@ impl Lane {
         let confirmed = self.confirmed_array();
         let instance = &self.inner.config.instance;
         let applied = !jobs.iter().any(|j| matches!(j.work, Work::Tombstone));
-        let enter_params: [Sql<'_>; 8] = [
+        let enter_params: [Sql<'_>; 9] = [
             &epoch.n,
             &self.id,
             instance,
@@ -117,6 +129,7 @@ impl Lane {
             &ids,
             &digests,
             &applied,
+            &structure,
         ];
         let collect_params: [Sql<'_>; 2] = [&self.id, &self.batch];
 
@@ -192,7 +205,7 @@ impl Lane {
         if row.get::<_, Option<i64>>(0).is_none() {
             return Err(Again::EpochMoved.into());
         }
-        if row.get::<_, i64>(1) == jobs.len() as i64 {
+        if row.get::<_, i64>(1) == jobs.len() as i64 || cfg!(mutant = "no_dedup") {
             return Ok(());
         }
         let [job] = jobs else {
@@ -248,7 +261,7 @@ impl Lane {
         epoch: &Epoch,
         leader: SideId,
         jobs: &[Job],
-        op: OpId,
+        (op, structure): (OpId, i64),
         closure: &super::job::Closure,
     ) -> Result<Collected, Stop> {
         let conn = self.conn(leader)?;
@@ -257,7 +270,7 @@ impl Lane {
         let entered = async {
             let client = conn.client()?;
             let enter = conn.prepare(ENTER_SQL).await?;
-            client.batch_execute(LONG_FENCE_SQL).await?;
+            client.batch_execute(CALLERS_FENCE_SQL).await?;
             let rows = client
                 .query(
                     &enter,
@@ -270,6 +283,7 @@ impl Lane {
                         &ids,
                         &digests,
                         &true,
+                        &structure,
                     ],
                 )
                 .await?;
@@ -279,6 +293,7 @@ impl Lane {
         .await
         .map_err(own)?;
         self.check_entered(leader, &entered, jobs).await?;
+        reach(Point::LeadEntered).await.map_err(own)?;
         let unwatched = async { unwatched_writes(conn.client()?).await };
         let before = unwatched.await.map_err(own)?;
         let tx = Tx::new(conn, leader);

@@ -174,12 +174,15 @@ async fn seen_by_caller<R: Resource>(
     if *if_match == IfMatch::Any {
         return Ok(Seen::Row(None));
     }
+    let row = R::get(pool, id).await?;
+    // Asked after the row was read: if the row is what a first try of this operation made of it, and that try was only
+    // just completed for a dead instance, this is where it shows.
     if let Some(op) = given
         && pool.operations(&[op]).await?.first() == Some(&OpOutcome::Applied)
     {
         return Ok(Seen::Replay);
     }
-    let row = R::get(pool, id).await?.ok_or_else(|| missing::<R>(id))?;
+    let row = row.ok_or_else(|| missing::<R>(id))?;
     if if_match.allows(&etag(&row)) {
         Ok(Seen::Row(Some(R::seen(&row))))
     } else {

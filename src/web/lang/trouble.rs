@@ -16,6 +16,9 @@ TroubleTexts {
     no_side: "no database answers" => "aucune base ne répond";
     no_authority: "database {0} answers, but it was out when the last change was made; waiting for the one that has it" => "la base {0} répond, mais elle était hors service lors du dernier changement ; attente de celle qui l’a";
     isolated: "this instance cannot reach database {0}, but the other instance can; it takes no part until it can again" => "cette instance n’atteint pas la base {0}, mais l’autre instance l’atteint ; elle ne participe plus tant que cela dure";
+    unable: "database {0} does not take this change, and no other is active: {1}" => "la base {0} n’accepte pas cette modification, et aucune autre n’est active : {1}";
+    no_votes: "a database is missing, and more than half of the votes must agree to go on without it: {0} of {1} came. Missing: {2}" => "une base manque, et plus de la moitié des votes doivent accepter de continuer sans elle : {0} sur {1} sont venus. Manquent : {2}";
+    decided_for: "the votes have decided to go on with the databases {0}, which this instance does not reach" => "les votes ont décidé de continuer avec les bases {0}, que cette instance n’atteint pas";
     no_memory: "this instance’s own record of the active databases cannot be read: {0}" => "le registre des bases actives tenu par cette instance est illisible : {0}";
     split: "the databases were made active apart from each other and may both have changes; a person must decide" => "les bases ont été activées séparément et peuvent avoir chacune des changements ; une personne doit décider";
     held: "a change of this row that another program made in one database is refused by the other (see conflicts)" => "une modification de cette ligne, faite par un autre programme dans une base, est refusée par l’autre (voir les conflits)";

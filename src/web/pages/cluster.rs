@@ -5,6 +5,7 @@ use askama::Template;
 
 use super::frame::{Frame, Place, side_names, state_class, state_word};
 use super::visit::{Answer, Visit};
+use super::votes::{VotesView, votes_view};
 use super::{when, words};
 use crate::multipool::{Certificate, SideId, SideState, SideStatus, Status};
 use crate::web::lang::{ClusterTexts, Lang, fill, number};
@@ -49,6 +50,7 @@ pub(super) struct ClusterPage {
     epoch: i64,
     waiting: usize,
     instance: String,
+    votes: VotesView,
     events: Vec<EventView>,
     conflicts: Option<String>,
 }
@@ -190,6 +192,7 @@ pub(super) fn cluster_page(f: Frame, status: &Status, refreshing: bool) -> Clust
             fill(t.conflicts_count, &[&counts[0], &counts[1]])
         }),
         instance: status.instance.clone(),
+        votes: votes_view(lang, &status.votes),
         events: status
             .events
             .iter()

@@ -21,6 +21,7 @@ mod session;
 mod subject;
 mod trouble;
 mod visit;
+mod votes;
 mod when;
 mod words;
 

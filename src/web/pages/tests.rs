@@ -65,6 +65,7 @@ pub(super) fn status(a: SideState, b: SideState) -> Status {
         open_conflicts: 0,
         held_changes: 0,
         certificate: None,
+        votes: crate::multipool::Votes::default(),
         waiting_writes: 2,
         events: vec![
             event(95, 6, "side b was readmitted after catching up 18 rows in 0.4 s"),

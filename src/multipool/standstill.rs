@@ -1,0 +1,99 @@
+//! Whether this process has stood still (SIGSTOP, a suspended machine, no processor for a while). What it knows of the
+//! membership is as old as the standstill then: others may have moved on, and the database that it remembers as the leader may
+//! have died, returned, and not been caught up yet. A write notices at the epoch; a read is answered only if no member has moved on.
+//!
+//! Nothing here is stored: a new process knows nothing to begin with.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::inner::{Inner, lock};
+use super::{SideId, health};
+
+/// How often the pulse is felt.
+const BEAT: Duration = Duration::from_millis(100);
+/// A pulse that is late by so much was a standstill: no side is left out sooner after it fell silent or died, and has come back.
+const STANDSTILL: Duration = Duration::from_millis(400);
+
+/// When this process was last seen to run, and when it went on after its latest standstill.
+#[derive(Debug)]
+pub(super) struct Pulse(Mutex<(Instant, Option<Instant>)>);
+
+impl Default for Pulse {
+    fn default() -> Pulse {
+        Pulse(Mutex::new((Instant::now(), None)))
+    }
+}
+
+impl Pulse {
+    /// It runs now. When it went on after its latest standstill, if it ever stood still.
+    fn feel(&self, now: Instant) -> Option<Instant> {
+        let mut pulse = lock(&self.0);
+        let (before, resumed) = *pulse;
+        let resumed = match now.saturating_duration_since(before) > STANDSTILL {
+            true => Some(now),
+            false => resumed,
+        };
+        *pulse = (now.max(before), resumed);
+        resumed
+    }
+}
+
+/// The named background task `pulse`.
+pub(super) async fn run(inner: Arc<Inner>) {
+    loop {
+        inner.pulse.feel(Instant::now());
+        tokio::select! {
+            () = tokio::time::sleep(BEAT) => {}
+            () = inner.closed() => return,
+        }
+    }
+}
+
+/// Whether another member has moved on to a later epoch while this process stood still; asked after a read from `side`. The
+/// member that says so is asked for a heartbeat, so that this instance moves on too. One that does not answer says nothing.
+pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId) -> bool {
+    let Some(resumed) = inner
+        .pulse
+        .feel(Instant::now())
+        .filter(|_| !cfg!(mutant = "trust_the_past"))
+    else {
+        return false;
+    };
+    let epoch = inner.view().epoch;
+    for other in epoch.members.iter().filter(|other| *other != side) {
+        let known = inner.health(other);
+        let stored = match known.asked {
+            Some(asked) if asked > resumed => known.epoch,
+            _ => {
+                let asked = timeout(inner.config.probe_deadline, health::current_epoch(inner, other)).await;
+                asked.ok().and_then(Result::ok).map(|(epoch, _)| epoch)
+            }
+        };
+        if stored.is_some_and(|stored| stored.n > epoch.n) {
+            inner.doubt(other);
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_pulse_is_a_standstill() {
+        let pulse = Pulse::default();
+        let begun = lock(&pulse.0).0;
+        let at = |ms| begun + Duration::from_millis(ms);
+        assert_eq!(pulse.feel(at(100)), None);
+        assert_eq!(pulse.feel(at(500)), None);
+        assert_eq!(pulse.feel(at(2000)), Some(at(2000)));
+        assert_eq!(pulse.feel(at(2100)), Some(at(2000)));
+        // Two that feel it at once may come in the wrong order.
+        assert_eq!(pulse.feel(at(2050)), Some(at(2000)));
+    }
+}
