@@ -26,9 +26,19 @@ fn a_retry_at_the_other_instance() {
 fn a_retry_beside_another_writer() {
     let scenario = Scenario {
         jobs: vec![(0, 0), (1, 1), (0, 1)],
-        ..Scenario::two_writes(1, 2)
+        ..Scenario::two_writes(2, 1)
     };
     check("a retry beside another writer", scenario);
+}
+
+/// Both operations go to one instance; the other one only looks on, votes and repairs.
+#[test]
+fn two_writes_at_one_instance() {
+    let scenario = Scenario {
+        jobs: vec![(0, 0), (1, 0)],
+        ..Scenario::two_writes(2, 2)
+    };
+    check("two writes at one instance", scenario);
 }
 
 /// The second operation does not want the first to be there: what it is answered must stay true.
@@ -36,7 +46,7 @@ fn a_retry_beside_another_writer() {
 fn a_write_that_may_be_refused() {
     let scenario = Scenario {
         conditional: true,
-        ..Scenario::two_writes(2, 1)
+        ..Scenario::two_writes(2, 2)
     };
     check("a write that may be refused", scenario);
 }
@@ -68,7 +78,7 @@ fn votes_one_by_one_beside_a_write() {
     let scenario = Scenario {
         jobs: vec![(0, 0)],
         grain: Grain::Voter,
-        ..Scenario::two_writes(1, 2)
+        ..Scenario::two_writes(2, 2)
     };
     check("votes one by one beside a write", scenario);
 }

@@ -257,7 +257,9 @@ async fn case_53_an_administrator_takes_something_away_on_one_side() {
     load.more(100).await;
     for name in ["a", "b"] {
         let wrong = ("password authentication failed", changed, back);
-        for (says, take, give) in DEEDS.iter().copied().chain([wrong]) {
+        // A side that comes and goes is brought back ever more slowly: on the leader, what a follower cannot show.
+        let deeds = if name == "a" { 2 } else { DEEDS.len() + 1 };
+        for (says, take, give) in DEEDS.iter().copied().chain([wrong]).take(deeds) {
             let root = superuser(&stack, name).await;
             run(&root, take).await;
             active(&stack, other(name), without(name), OUT).await;
