@@ -89,6 +89,8 @@ pub struct PoolConfig {
     pub journal_retention: Duration,
     /// `COMPARE_EVERY_MINUTES`: pause between two comparisons of all tables in the background; 0 is off.
     pub compare_every: Duration,
+    /// `JOURNAL_MAX_ROWS`: so many journal rows are kept for a side that is out; above, it is given up and rebuilt.
+    pub journal_max_rows: i64,
 }
 
 /// Settings of the web application.
@@ -145,6 +147,7 @@ impl PoolConfig {
             lock_timeout: Duration::from_millis(900),
             journal_retention: Duration::from_secs(24 * 3600),
             compare_every: Duration::from_secs(60 * 60),
+            journal_max_rows: 1_000_000,
         }
     }
 
@@ -194,6 +197,7 @@ impl PoolConfig {
             lock_timeout: ms("LOCK_TIMEOUT_MS", d.lock_timeout)?,
             journal_retention: Duration::from_secs(3600 * vars.or("JOURNAL_RETENTION_HOURS", 24u64)?),
             compare_every: Duration::from_secs(60 * vars.or("COMPARE_EVERY_MINUTES", 60u64)?),
+            journal_max_rows: vars.positive("JOURNAL_MAX_ROWS", d.journal_max_rows as usize)? as i64,
             sides: d.sides,
             instance: d.instance,
         })

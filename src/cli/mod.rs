@@ -7,6 +7,7 @@ mod drill;
 mod init;
 mod local;
 mod migrate;
+mod rebuild;
 mod serve;
 mod status;
 mod up;
@@ -58,9 +59,10 @@ enum Command {
     Watch(watch::WatchArgs),
     Status(status::StatusArgs),
     Compare(compare::CompareArgs),
+    Witness(witness::WitnessArgs),
     Conflicts(conflicts::ConflictsArgs),
     Migrate(migrate::MigrateArgs),
-    Witness(witness::WitnessArgs),
+    Rebuild(rebuild::RebuildArgs),
 }
 
 /// What a command found out.
@@ -100,9 +102,10 @@ pub fn main() -> ExitCode {
             Command::Watch(args) => watch::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Compare(args) => compare::run(args).await,
+            Command::Witness(args) => witness::run(args).await,
             Command::Conflicts(args) => conflicts::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
-            Command::Witness(args) => witness::run(args).await,
+            Command::Rebuild(args) => rebuild::run(args).await,
         }
     });
     // A task that is still waiting for something must not keep the command from ending.

@@ -124,7 +124,7 @@ fn print(status: &Value) {
         let heartbeat = side["heartbeat_ms"].as_f64().map(|ms| format!("{ms:.1} ms"));
         table.add_row([
             format!("{name}{role}"),
-            text(&side["state"]).replace('_', " "),
+            state(side),
             text(&side["address"]),
             text(&side["server_version"]),
             heartbeat.unwrap_or_else(|| "-".into()),
@@ -149,27 +149,6 @@ fn print(status: &Value) {
             text(&event["what"])
         ));
     }
-}
-
-/// The latest background comparison on one line.
-fn certificate(of: &Value) -> String {
-    if of.is_null() {
-        return "compared: not yet".to_owned();
-    }
-    let verdict = match (of["differing"].as_i64(), of["explained"].as_i64()) {
-        (Some(0), Some(0)) => "identical".to_owned(),
-        (Some(0), waiting) => format!("no difference, {} rows on their way", waiting.unwrap_or(0)),
-        (differing, _) => format!("{} rows DIFFER (kambana compare)", differing.unwrap_or(0)),
-    };
-    format!(
-        "compared: {} by {}, epoch {}, {} rows in {} tables, digest {}: {verdict}",
-        to_seconds(&text(&of["at"])),
-        text(&of["instance"]),
-        text(&of["epoch"]),
-        text(&of["rows"]),
-        text(&of["tables"]),
-        text(&of["digest"]),
-    )
 }
 
 /// Who could decide now, and what one more failure would stop.
@@ -222,6 +201,40 @@ fn margin(margin: &Value) -> Vec<String> {
         lines.push("any single further failure is survived".into());
     }
     lines
+}
+
+/// The latest background comparison on one line.
+fn certificate(of: &Value) -> String {
+    if of.is_null() {
+        return "compared: not yet".to_owned();
+    }
+    let verdict = match (of["differing"].as_i64(), of["explained"].as_i64()) {
+        (Some(0), Some(0)) => "identical".to_owned(),
+        (Some(0), waiting) => format!("no difference, {} rows on their way", waiting.unwrap_or(0)),
+        (differing, _) => format!("{} rows DIFFER (kambana compare)", differing.unwrap_or(0)),
+    };
+    format!(
+        "compared: {} by {}, epoch {}, {} rows in {} tables, digest {}: {verdict}",
+        to_seconds(&text(&of["at"])),
+        text(&of["instance"]),
+        text(&of["epoch"]),
+        text(&of["rows"]),
+        text(&of["tables"]),
+        text(&of["digest"]),
+    )
+}
+
+/// The state, and how far a rebuild has come.
+fn state(side: &Value) -> String {
+    let rebuild = &side["rebuild"];
+    match rebuild["table"].as_str() {
+        Some(table) if !table.is_empty() => format!(
+            "rebuilding: {table}, {} rows of about {}",
+            text(&rebuild["rows"]),
+            text(&rebuild["about"])
+        ),
+        _ => text(&side["state"]).replace('_', " "),
+    }
 }
 
 fn fault(fault: &Value) -> String {
@@ -290,11 +303,12 @@ mod tests {
                 seen_at: None,
                 open_rows: None,
                 caught_up_keys: 0,
+                rebuild: None,
             }),
+            votes: crate::multipool::Votes::default(),
             open_conflicts: 0,
             held_changes: 0,
             certificate: None,
-            votes: crate::multipool::Votes::default(),
             waiting_writes: 0,
             events: vec![],
         };

@@ -54,6 +54,16 @@ pub async fn get(url: &str, deadline: Duration) -> Result<Answer, String> {
     send(&request, deadline).await
 }
 
+/// Sends `request` and waits for the whole answer within `deadline`.
+///
+/// # Errors
+/// What went wrong, as one clause. The request may have been carried out all the same.
+pub async fn send(request: &Request<'_>, deadline: Duration) -> Result<Answer, String> {
+    tokio::time::timeout(deadline, exchange(request))
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer within {} ms", deadline.as_millis())))
+}
+
 /// Sends a JSON body as operation `op` within `deadline`. Without an answer it may have been carried out; repeating it with
 /// the same `op` is safe.
 ///
@@ -73,16 +83,6 @@ pub async fn post(
         body: Some(&body),
     };
     send(&request, deadline).await
-}
-
-/// Sends `request` and waits for the whole answer within `deadline`.
-///
-/// # Errors
-/// What went wrong, as one clause. The request may have been carried out all the same.
-pub async fn send(request: &Request<'_>, deadline: Duration) -> Result<Answer, String> {
-    tokio::time::timeout(deadline, exchange(request))
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {} ms", deadline.as_millis())))
 }
 
 async fn exchange(request: &Request<'_>) -> Result<Answer, String> {

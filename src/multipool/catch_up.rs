@@ -19,7 +19,7 @@ use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Found, Keys, Purpose, collect_keys, widen_truncates, write_images};
 use super::votes::{Child, Verdict, decide};
-use super::{SideFault, SideId};
+use super::{Loss, SideFault, SideId};
 
 /// Journal rows or operations copied in one transaction of the target.
 const CHUNK: i32 = 2000;
@@ -57,6 +57,12 @@ pub(super) async fn catch_up(
 ) -> Result<Caught, At> {
     if !renew_lease(inner, lead, other).await.map_err(|f| (lead, f))? {
         return Ok(Caught::ByAnother);
+    }
+    if merge::is_given_up(inner, lead, other)
+        .await
+        .map_err(|f| (lead, f))?
+    {
+        return Err((other, Failure::Side(SideFault::Lost(Loss::TooOld))));
     }
     same_structure(inner, lead, other).await?;
     let token = Uuid::new_v4();
@@ -122,7 +128,7 @@ async fn same_structure(inner: &Inner, lead: SideId, other: SideId) -> Result<()
 
 /// Takes or renews the right to repair a side, by the leader's clock; a lease that would last longer than any was made
 /// before that clock stepped back. Only politeness: correctness rests on the token.
-async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool, Failure> {
+pub(super) async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool, Failure> {
     let conn = Conn::open(&inner.sides[lead].writes).await?;
     let over = match () {
         () if cfg!(mutant = "lease_forever") => "false",
@@ -142,7 +148,7 @@ async fn renew_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<bool,
         == 1)
 }
 
-async fn release_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<(), Failure> {
+pub(super) async fn release_lease(inner: &Inner, lead: SideId, other: SideId) -> Result<(), Failure> {
     let conn = Conn::open(&inner.sides[lead].writes).await?;
     conn.client()?
         .execute(

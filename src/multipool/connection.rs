@@ -1,15 +1,17 @@
 //! Connections to one side, and what an error of the driver means.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Statement};
 
+use super::lineage::{Looked, SERVER_SQL};
 use super::{PerSide, SideFault, SideId};
 use crate::config::{PoolConfig, SideConfig};
 
@@ -95,6 +97,7 @@ pub(super) fn pool(
     config: &PoolConfig,
     purpose: Purpose,
     size: usize,
+    looked: Arc<Looked>,
 ) -> Result<Pool, String> {
     let manager = Manager::from_config(
         pg_config(side, config, purpose),
@@ -109,8 +112,24 @@ pub(super) fn pool(
         .wait_timeout(Some(config.probe_deadline))
         .create_timeout(Some(config.probe_deadline))
         .recycle_timeout(Some(config.probe_deadline))
+        .post_create(only_looked_at(looked, config.probe_deadline))
         .build()
         .map_err(|e| e.to_string())
+}
+
+/// A connection leads to a server that the prober has looked at, or it is not used.
+fn only_looked_at(looked: Arc<Looked>, deadline: Duration) -> Hook {
+    Hook::async_fn(move |client, _| {
+        let looked = Arc::clone(&looked);
+        Box::pin(async move {
+            match tokio::time::timeout(deadline, client.query_one(SERVER_SQL, &[])).await {
+                Ok(Ok(row)) if looked.is(row.get(0)) => Ok(()),
+                Ok(Ok(_)) => Err(HookError::message("it was started anew and is being looked at")),
+                Ok(Err(error)) => Err(HookError::Backend(error)),
+                Err(_) => Err(HookError::message("it accepts connections but does not answer")),
+            }
+        })
+    })
 }
 
 /// What an error means for the attempt that met it.
@@ -198,7 +217,10 @@ impl From<tokio_postgres::Error> for Failure {
 impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Failure {
         match error {
-            PoolError::Backend(e) => e.into(),
+            PoolError::Backend(e) | PoolError::PostCreateHook(HookError::Backend(e)) => e.into(),
+            PoolError::PostCreateHook(HookError::Message(why)) => {
+                Failure::Side(SideFault::Down(why.into_owned()))
+            }
             PoolError::Timeout(TimeoutType::Wait) => Failure::Repeat(Repeat::Busy),
             PoolError::Timeout(_) => Failure::Side(SideFault::Silent),
             other => Failure::Side(SideFault::Down(other.to_string())),
@@ -302,6 +324,19 @@ impl Drop for Conn {
             drop(Object::take(object));
         }
     }
+}
+
+/// One connection outside the pools, for who looks at a server first, and for long work.
+pub(super) async fn connect(config: &PoolConfig, side: SideId, purpose: Purpose) -> Result<Client, Failure> {
+    let driver = pg_config(&config.sides[side], config, purpose);
+    let (client, connection) = driver.connect(NoTls).await?;
+    // Ends by itself when the client is dropped.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%side, %error, "connection ended");
+        }
+    });
+    Ok(client)
 }
 
 /// One connection to every side, outside the pools; for commands that are not an instance.

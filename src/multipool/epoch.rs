@@ -170,6 +170,13 @@ impl StateFile {
         })
     }
 
+    /// The pool that the file is about, if it can be read.
+    pub fn lineage(&self) -> Option<Uuid> {
+        let text = std::fs::read_to_string(&self.path).ok()?;
+        let stored: Stored = serde_json::from_str(&text).ok()?;
+        Some(stored.lineage)
+    }
+
     /// What was stored for this pool; `None` if nothing was, or only for another pool.
     ///
     /// # Errors

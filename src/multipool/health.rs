@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::future::join3;
 use tokio::time::timeout;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
-use super::connection::{Failure, Purpose, Repeat, pg_config, words};
+use super::connection::{self, Failure, Purpose, Repeat, words};
 use super::epoch::{self, Epoch};
 use super::inner::Inner;
-use super::{SideFault, SideId, SideSet, catalog, install};
+use super::rebuild::marker;
+use super::{Loss, Progress, SideFault, SideId, SideSet, catalog, install, lineage};
 
 /// Every so many heartbeats one goes over a fresh connection.
 const FRESH_EVERY: u64 = if cfg!(mutant = "trust_open_connections") {
@@ -53,6 +55,8 @@ pub(super) struct Health {
     pub others_reach: SideSet,
     /// Why the epoch that this side stores was made.
     pub reason: String,
+    /// While somebody rebuilds it: how far that has come.
+    pub rebuild: Option<Progress>,
 }
 
 impl Health {
@@ -67,6 +71,10 @@ struct Prober {
     inner: Arc<Inner>,
     side: SideId,
     client: Option<Client>,
+    /// The server that `client` is connected to.
+    server: String,
+    /// What the last probe saw of a rebuild.
+    rebuild: Option<Progress>,
     beats: u64,
 }
 
@@ -76,6 +84,32 @@ struct Beat {
     leftovers: bool,
     others_reach: SideSet,
     reason: String,
+    marks: Marks,
+}
+
+/// What a side says about marks: its own, and what it remembers of the others.
+struct Marks {
+    /// `None`: it is below what this instance knows it to have answered.
+    own: Option<i64>,
+    remembered: Vec<(SideId, i64, bool)>,
+    /// It was marked as one to be rebuilt.
+    marked: bool,
+}
+
+impl Marks {
+    fn from_row(row: &tokio_postgres::Row, first: usize) -> Marks {
+        let sides: Vec<String> = row.get(first + 1);
+        let marks: Vec<i64> = row.get(first + 2);
+        let given_up: Vec<bool> = row.get(first + 3);
+        let named = sides.iter().zip(marks.into_iter().zip(given_up));
+        Marks {
+            own: row.get(first),
+            marked: row.get(first + 4),
+            remembered: named
+                .filter_map(|(side, (mark, gone))| Some((side.parse().ok()?, mark, gone)))
+                .collect(),
+        }
+    }
 }
 
 /// A time in the future was written before this server's clock stepped back: it says nothing about now, and must not be
@@ -84,7 +118,15 @@ const BEAT_SQL: &str = "-- health::beat()
 WITH h AS (
     INSERT INTO kambana.heartbeat AS h (instance, beat, reaches, at) VALUES ($1, $2, $3, clock_timestamp())
     ON CONFLICT (instance) DO UPDATE SET beat = EXCLUDED.beat, reaches = EXCLUDED.reaches, at = EXCLUDED.at
-    RETURNING beat)
+    RETURNING beat),
+own AS (UPDATE kambana.mark SET mark = mark + 1 WHERE side = $4 AND mark >= $5 RETURNING mark),
+others AS (
+    INSERT INTO kambana.mark AS m (side, mark) SELECT * FROM unnest($6::text[], $7::bigint[])
+    ON CONFLICT (side) DO UPDATE SET mark = EXCLUDED.mark WHERE m.mark < EXCLUDED.mark),
+known AS (
+    SELECT coalesce(array_agg(m.side ORDER BY m.side), '{}') AS sides, coalesce(array_agg(m.mark ORDER BY m.side), '{}') AS marks,
+        coalesce(array_agg(m.given_up ORDER BY m.side), '{}') AS given_up
+    FROM kambana.mark AS m)
 SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_version'),
     EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0 AND NOT EXISTS (SELECT FROM kambana.held AS r
         WHERE r.retry_at > clock_timestamp() AND r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))))
@@ -96,22 +138,14 @@ SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_v
             WHERE r.retry_at > clock_timestamp() AND (j.lane, j.batch, j.op) = (o.lane, o.batch, o.op))),
     (SELECT coalesce(bit_or(p.reaches), 0) FROM kambana.heartbeat AS p
       WHERE p.instance <> $1 AND p.at BETWEEN clock_timestamp() - interval '1.5 s' AND clock_timestamp()),
-    e.reason
-FROM h, kambana.epoch e";
+    e.reason, (SELECT mark FROM own), known.sides, known.marks, known.given_up,
+    EXISTS (SELECT FROM kambana.rebuild)
+FROM h, kambana.epoch e, known";
 
 impl Prober {
-    async fn connect(&self) -> Result<Client, Failure> {
-        let config = &self.inner.config;
-        let (client, connection) = pg_config(&config.sides[self.side], config, Purpose::Write)
-            .connect(NoTls)
-            .await?;
-        let side = self.side;
-        // Ends by itself when the client is dropped.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%side, %error, "heartbeat connection ended");
-            }
-        });
+    async fn connect(&mut self) -> Result<Client, Failure> {
+        let client = connection::connect(&self.inner.config, self.side, Purpose::Write).await?;
+        self.server = lineage::server(&client).await?;
         Ok(client)
     }
 
@@ -131,14 +165,45 @@ impl Prober {
         let Some(client) = &self.client else {
             return Err(Failure::Side(SideFault::Silent));
         };
-        if fit {
-            self.check_fit(client).await?;
+        self.rebuild = None;
+        let state = &self.inner.sides[self.side];
+        let returned = !state.looked.is(&self.server) || !self.inner.health(self.side).is_well();
+        if fit || returned {
+            let (fit, rebuild) = self.check_fit(client, returned).await;
+            self.rebuild = rebuild;
+            fit?;
+            state.looked.set(&self.server);
         }
         let beat = self.beats as i64;
         let reaches = self.inner.well().with(self.side).mask();
-        let row = client
-            .query_one(BEAT_SQL, &[&self.inner.config.instance, &beat, &reaches])
-            .await?;
+        // Read before it is asked: meanwhile other instances move it on.
+        let answered = if cfg!(mutant = "trust_backup") {
+            0
+        } else {
+            state.mark()
+        };
+        let (others, marks): (Vec<String>, Vec<i64>) = self.inner.marks_but(self.side);
+        let name = self.side.to_string();
+        let statement = client.prepare(BEAT_SQL).await?;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] = [
+            &self.inner.config.instance,
+            &beat,
+            &reaches,
+            &name,
+            &answered,
+            &others,
+            &marks,
+        ];
+        // A statement of its own is answered before it is committed; what was not, must not be remembered of this side.
+        let (begun, row, committed) = join3(
+            client.batch_execute("BEGIN"),
+            client.query_one(&statement, &params),
+            client.batch_execute("COMMIT"),
+        )
+        .await;
+        begun?;
+        let row = row?;
+        committed?;
         if row.get::<_, i64>(0) != beat {
             return Err(Failure::Side(SideFault::Unfit(
                 "a heartbeat was written but not read back".into(),
@@ -157,24 +222,59 @@ impl Prober {
             leftovers: row.get(6),
             others_reach: SideSet::from_mask(row.get(7)),
             reason: row.get(8),
+            marks: Marks::from_row(&row, 9),
         })
     }
 
-    /// Whether this database may be used as this side at all.
-    async fn check_fit(&self, client: &Client) -> Result<(), Failure> {
+    /// What a beat says about marks becomes known; a mark that went back is a side that did.
+    fn learn(&self, marks: &Marks) -> Result<(), SideFault> {
+        let Some(own) = marks.own else {
+            return Err(SideFault::Lost(Loss::Restored));
+        };
+        if marks.marked {
+            return Err(SideFault::Lost(Loss::Unfinished));
+        }
+        self.inner.sides[self.side].learn_mark(own);
+        let leads = self.inner.view().epoch.members.leader() == Some(self.side);
+        for (side, mark, given_up) in &marks.remembered {
+            if let Some(state) = self.inner.sides.get(*side).filter(|_| *side != self.side) {
+                state.learn_mark(*mark);
+                if leads {
+                    state.given_up.store(*given_up, Ordering::Release);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this database may be used as this side at all, and how far a rebuild of it has come. `returned`: it may
+    /// be another one than before.
+    async fn check_fit(&self, client: &Client, returned: bool) -> (Result<(), Failure>, Option<Progress>) {
+        let mut rebuild = None;
+        let fit = self.fit(client, returned, &mut rebuild).await;
+        (fit, rebuild)
+    }
+
+    async fn fit(
+        &self,
+        client: &Client,
+        returned: bool,
+        rebuild: &mut Option<Progress>,
+    ) -> Result<(), Failure> {
         let unfit = |why: String| Failure::Side(SideFault::Unfit(why));
         if let Some(reason) = install::unsafe_settings(client).await? {
             return Err(unfit(reason));
         }
         let Some(identity) = install::identity(client).await? else {
-            return Err(unfit(
-                "schema kambana is missing: this is a new or an emptied database; on a fresh pair run `kambana init`, beside a living \
-                 side copy that one first (docs/operations.md)".into(),
-            ));
+            return Err(Failure::Side(SideFault::Lost(marker::missing(client).await?)));
         };
         let lineage = *self.inner.lineage.get_or_init(|| identity.lineage);
         if let Some(reason) = install::wrong_identity(&identity, self.side, lineage) {
             return Err(unfit(reason));
+        }
+        if let Some(marker) = marker::read(client).await? {
+            *rebuild = marker.shown();
+            return Err(Failure::Side(marker.fault()));
         }
         if let Some(lost) = install::lost_privilege(client).await? {
             return Err(unfit(lost));
@@ -183,9 +283,9 @@ impl Prober {
         match self.inner.reference() {
             Some((leader, reference)) if leader != self.side => match catalog::difference(&reference, &found)
             {
-                Some(_) if self.structure_moved(leader, &found).await => Ok(()),
-                Some(difference) => Err(unfit(difference)),
-                None => Ok(()),
+                Some(_) if self.structure_moved(leader, &found).await => {}
+                Some(difference) => return Err(unfit(difference)),
+                None => {}
             },
             // The leader is what the others are held against; changed by hand, it makes them unequal.
             Some((_, reference)) if *reference != found && found.values().all(Option::is_some) => {
@@ -193,12 +293,16 @@ impl Prober {
                 for (_, side) in self.inner.sides.iter() {
                     side.refit.store(true, Ordering::Release);
                 }
-                Ok(())
             }
-            _ => match found.iter().find(|(_, structure)| structure.is_none()) {
-                Some((table, _)) => Err(unfit(format!("table {table} or its capture trigger is missing"))),
-                None => Ok(()),
-            },
+            _ => {
+                if let Some((table, _)) = found.iter().find(|(_, structure)| structure.is_none()) {
+                    return Err(unfit(format!("table {table} or its capture trigger is missing")));
+                }
+            }
+        }
+        match returned {
+            true => lineage::check(&self.inner, self.side, client).await,
+            false => Ok(()),
         }
     }
 
@@ -229,9 +333,10 @@ impl Prober {
             result = timeout(deadline, self.beat(true, fit)).await;
         }
         let outcome = match result {
-            Ok(Ok(beat)) => match self.inner.standing_refusal(self.side) {
-                Some(why) => Err(SideFault::Unfit(why)),
-                None => Ok(beat),
+            Ok(Ok(beat)) => match (self.learn(&beat.marks), self.inner.standing_refusal(self.side)) {
+                (Err(fault), _) => Err(fault),
+                (Ok(()), Some(why)) => Err(SideFault::Unfit(why)),
+                (Ok(()), None) => Ok(beat),
             },
             Ok(Err(Failure::Side(fault))) => Err(fault),
             // Perhaps a slot is free in a moment; those who have a connection work.
@@ -246,6 +351,7 @@ impl Prober {
         self.inner.sides[side].health.send_modify(|health| {
             health.rounds += 1;
             health.asked = Some(started);
+            health.rebuild = self.rebuild.take();
             match outcome {
                 Ok(beat) => {
                     if health.fault.take().is_some() {
@@ -284,6 +390,8 @@ pub(super) async fn run(inner: Arc<Inner>, side: SideId) {
         inner: Arc::clone(&inner),
         side,
         client: None,
+        server: String::new(),
+        rebuild: None,
         beats: 0,
     };
     loop {
@@ -299,6 +407,6 @@ pub(super) async fn run(inner: Arc<Inner>, side: SideId) {
 /// The epoch of a side and why it was made, over a connection of its own: for decisions that cannot wait for the next
 /// heartbeat.
 pub(super) async fn current_epoch(inner: &Inner, side: SideId) -> Result<(Epoch, String), Failure> {
-    let conn = super::connection::Conn::open(&inner.sides[side].writes).await?;
+    let conn = connection::Conn::open(&inner.sides[side].writes).await?;
     epoch::read_with_reason(conn.client()?).await
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +18,7 @@ use super::check::Proof;
 use super::connection::{Conn, Failure};
 use super::epoch::{Epoch, StateFile};
 use super::health::Health;
+use super::lineage::Looked;
 use super::refusal::Refusal;
 use super::standstill::Pulse;
 use super::write::{Job, Pending};
@@ -38,6 +39,22 @@ pub(super) struct Side {
     /// Keys copied in the current catch-up.
     pub caught_up_keys: watch::Sender<u64>,
     pub open_rows: watch::Sender<Option<i64>>,
+    /// The server that may be used, once the prober has looked at it.
+    pub looked: Arc<Looked>,
+    /// The highest mark this side is known to have answered.
+    pub highest_mark: AtomicI64,
+    /// The journal no longer holds what this side misses.
+    pub given_up: AtomicBool,
+}
+
+impl Side {
+    pub fn mark(&self) -> i64 {
+        self.highest_mark.load(Ordering::Acquire)
+    }
+
+    pub fn learn_mark(&self, mark: i64) {
+        self.highest_mark.fetch_max(mark, Ordering::AcqRel);
+    }
 }
 
 /// What writers act on.
@@ -45,6 +62,8 @@ pub(super) struct Side {
 pub(super) struct View {
     /// `n` is 0 until a membership is known.
     pub epoch: Epoch,
+    /// When this instance made it its own.
+    pub adopted: Option<std::time::Instant>,
     /// Why writes are refused, if they are.
     pub refusal: Option<NotApplied>,
     /// The side being caught up.
@@ -180,6 +199,15 @@ impl Inner {
             epoch,
             what,
         });
+    }
+
+    /// What is known of the marks of all other sides, for one of them to remember.
+    pub fn marks_but(&self, side: SideId) -> (Vec<String>, Vec<i64>) {
+        self.sides
+            .iter()
+            .filter(|(other, state)| *other != side && state.mark() > 0)
+            .map(|(other, state)| (other.to_string(), state.mark()))
+            .unzip()
     }
 
     /// Asks for a probe of a side that made trouble.

@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use super::catalog::{self, Catalog, ident, literal};
 use super::connection::{Failure, connect_all, words};
-use super::{ConnectError, PerSide, SideId, SideSet, compare, sequences, votes};
+use super::{ConnectError, PerSide, SideId, SideSet, compare, lineage, sequences, votes};
 use crate::config::PoolConfig;
 
 /// Version of the objects in schema `kambana`.
 pub(super) const SCHEMA_VERSION: i32 = 1;
 
-const INSTALL_SQL: &str = include_str!("install.sql");
+pub(super) const INSTALL_SQL: &str = include_str!("install.sql");
 const WATCH_SQL: &str = include_str!("watch.sql");
 
 /// Who a side says it is.
@@ -68,7 +68,8 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
     let first_epoch = copy_epoch(&clients, &identities).await?;
     for ((side, client), identity) in clients.iter().zip(&identities) {
         if identity.is_none() {
-            introduce(client, side, lineage, &first_epoch)
+            let mark = remembered_mark(&clients, side).await?;
+            introduce(client, side, lineage, &first_epoch, mark)
                 .await
                 .map_err(|f| at((side, f)))?;
             done.push(format!("side {side}: schema kambana installed"));
@@ -185,7 +186,8 @@ pub(super) fn wrong_identity(identity: &Identity, side: SideId, lineage: Uuid) -
         ))
     } else if identity.lineage != lineage {
         Some(format!(
-            "the database of side {side} belongs to another pool (lineage {}, the first side has {lineage}); check DB{n}_*",
+            "the database of side {side} belongs to another pool (lineage {}, the first side has {lineage}); check DB{n}_*; \
+             if all of it may be overwritten: kambana rebuild {side} --replace",
             identity.lineage
         ))
     } else if identity.version != SCHEMA_VERSION {
@@ -230,10 +232,10 @@ async fn refuse_same_database(clients: &PerSide<Client>) -> Result<(), ConnectEr
 }
 
 /// The first epoch, or the one that an installed side is in.
-struct FirstEpoch {
-    n: i64,
-    parent: i64,
-    members: SideSet,
+pub(super) struct FirstEpoch {
+    pub n: i64,
+    pub parent: i64,
+    pub members: SideSet,
 }
 
 async fn copy_epoch(
@@ -267,7 +269,37 @@ async fn copy_epoch(
     Ok(newest)
 }
 
-async fn introduce(client: &Client, side: SideId, lineage: Uuid, epoch: &FirstEpoch) -> Result<(), Failure> {
+/// A mark above everything that any side remembers of this one.
+async fn remembered_mark(clients: &PerSide<Client>, of: SideId) -> Result<i64, ConnectError> {
+    let mut highest = 0;
+    for (side, client) in clients.iter() {
+        let row = client
+            .query_opt(
+                "-- install::remembered_mark()\nSELECT mark FROM kambana.mark WHERE side = $1",
+                &[&of.to_string()],
+            )
+            .await
+            .map_err(|e| at((side, e.into())))?;
+        highest = row.map_or(0, |row| row.get::<_, i64>(0)).max(highest);
+    }
+    Ok(if highest > 0 { highest + lineage::JUMP } else { 0 })
+}
+
+/// Says on a side which one it is, and gives it a membership and a mark.
+pub(super) async fn introduce(
+    client: &Client,
+    side: SideId,
+    lineage: Uuid,
+    epoch: &FirstEpoch,
+    mark: i64,
+) -> Result<(), Failure> {
+    client
+        .execute(
+            "-- install::introduce()\nINSERT INTO kambana.mark AS m (side, mark) VALUES ($1, $2) \
+             ON CONFLICT (side) DO UPDATE SET mark = EXCLUDED.mark",
+            &[&side.to_string(), &mark],
+        )
+        .await?;
     client
         .execute(
             "-- install::introduce()\nINSERT INTO kambana.identity (side, lineage, version) VALUES ($1, $2, $3)",

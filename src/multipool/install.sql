@@ -150,6 +150,27 @@ CREATE TABLE IF NOT EXISTS kambana.voter (
     voter uuid NOT NULL                    -- what it called itself when it began
 );
 COMMENT ON TABLE kambana.voter IS 'Voters that may have voted: one of these that has lost its memory must not vote at once';
+CREATE TABLE IF NOT EXISTS kambana.mark (
+    side     text PRIMARY KEY,
+    mark     bigint  NOT NULL,              -- of this side: moves with every heartbeat; of another: the last it has answered
+    given_up boolean NOT NULL DEFAULT false -- the journal no longer holds what that side misses
+) WITH (fillfactor = 50);
+COMMENT ON TABLE kambana.mark IS 'How far every side has come: one that comes back with less was restored from a backup';
+
+CREATE TABLE IF NOT EXISTS kambana.rebuild (
+    one     boolean PRIMARY KEY DEFAULT true CHECK (one),
+    token   uuid    NOT NULL,              -- of the repairer
+    loss    text    NOT NULL,              -- why it is being rebuilt
+    consent boolean NOT NULL,              -- a person has agreed to overwrite what is here
+    done    text[]  NOT NULL DEFAULT '{}', -- tables that are complete
+    tbl     text    NOT NULL DEFAULT '',   -- the table being copied
+    rows    bigint  NOT NULL DEFAULT 0,    -- rows of it that were copied so far
+    about   bigint  NOT NULL DEFAULT 0,    -- rows it has, roughly
+    refusal text,                          -- why it does not go on
+    asks    boolean NOT NULL DEFAULT false, -- whether a person must decide before it goes on
+    at      timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE kambana.rebuild IS 'Has a row while this side is only half rebuilt: it must not be used';
 
 CREATE OR REPLACE FUNCTION kambana.max_each(bigint[], bigint[]) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -8,6 +8,7 @@ mod decide;
 mod repair;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use super::connection::{Failure, words};
 use super::epoch::Epoch;
 use super::inner::Inner;
-use super::{NotApplied, PerSide, SideFault, SideSet};
+use super::{Loss, NotApplied, PerSide, SideFault, SideSet};
 use change::{Changed, adopt, change};
 use damping::Damping;
 use decide::{Action, Seen, next};
@@ -30,6 +31,9 @@ const REPAIR_PAUSE: Duration = Duration::from_millis(500);
 /// A voter without memory is no reason to change the epoch again and again.
 const RENEW_PAUSE: Duration = Duration::from_secs(10);
 
+/// Pause before a rebuild that was refused is tried again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
 /// The named background task `membership`.
 pub(super) async fn run(inner: Arc<Inner>) {
     let mut task = Membership {
@@ -37,6 +41,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
         on_trial: SideSet::EMPTY,
         repair: None,
         not_before: Instant::now(),
+        rebuild: None,
+        rebuild_after: Instant::now(),
         renew_at: Instant::now(),
         last_failure: String::new(),
         inner,
@@ -52,6 +58,13 @@ pub(super) async fn run(inner: Arc<Inner>) {
             }
             inner.view.send_modify(|view| view.catching_up = None);
         }
+        if let Some(ended) = task.rebuild.take_if(|r| r.handle.is_finished()) {
+            let what = ended.what;
+            match ended.handle.await {
+                Ok(ended) => task.note_rebuild(&what, ended),
+                Err(error) => inner.event(format!("{what} ended in a panic: {error}")),
+            }
+        }
         remembered = remembered || remember(&inner);
         if remembered {
             task.step().await;
@@ -62,7 +75,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             () = inner.closed() => break,
         }
     }
-    if let Some(repair) = task.repair {
+    for repair in [task.repair, task.rebuild].into_iter().flatten() {
         repair.handle.abort();
     }
 }
@@ -97,6 +110,10 @@ struct Membership {
     repair: Option<Repair>,
     /// No repair before this.
     not_before: Instant,
+    /// A rebuild takes its time and must not hold up the rest.
+    rebuild: Option<Repair>,
+    /// No rebuild before this.
+    rebuild_after: Instant,
     renew_at: Instant,
     last_failure: String,
 }
@@ -109,7 +126,8 @@ impl Membership {
         self.damping.note(epoch.members, now);
         let sides = self.look(&epoch, now);
         let inner = &self.inner;
-        let action = next(&epoch, &sides, &inner.assembly.heard(&epoch), now);
+        let rebuilding = self.rebuild.is_some() || Instant::now() < self.rebuild_after;
+        let action = next(&epoch, &sides, &inner.assembly.heard(&epoch), now, rebuilding);
         match action {
             Action::Refuse(_) | Action::Adopt(_) | Action::AskOthers(_) | Action::Eject(_) => {}
             _ => allow(inner, &epoch).await,
@@ -150,6 +168,7 @@ impl Membership {
                     self.repair = Some(repair::start(inner, epoch, &action));
                 }
             }
+            Action::Rebuild(..) => self.rebuild = Some(repair::start(inner, epoch, &action)),
         }
     }
 
@@ -170,6 +189,7 @@ impl Membership {
     }
 
     fn look(&mut self, epoch: &Epoch, now: std::time::Instant) -> PerSide<Seen> {
+        let adopted = self.inner.view.borrow().adopted;
         let seen = self.inner.sides.map(|side, state| {
             let health = state.health.borrow();
             let trial = self.damping.trial(side);
@@ -182,6 +202,14 @@ impl Membership {
                 others_reach: health.others_reach,
                 silent: health.doubted.filter(|_| ours_alone(health.fault.as_ref())),
                 on_trial: well_for.is_none_or(|well_for| well_for < trial),
+                stale: health
+                    .asked
+                    .is_none_or(|asked| adopted.is_some_and(|at| asked < at)),
+                lost: match &health.fault {
+                    Some(SideFault::Lost(loss)) => Some(*loss),
+                    None if state.given_up.load(Ordering::Acquire) => Some(Loss::TooOld),
+                    _ => None,
+                },
             }
         });
         let on_trial = |(_, seen): &(_, &Seen)| seen.well && seen.on_trial;
@@ -218,6 +246,26 @@ impl Membership {
             }
         };
         self.not_before = Instant::now() + pause;
+        self.tell_once(text);
+    }
+
+    fn note_rebuild(&mut self, what: &str, ended: Ended) {
+        let (pause, text) = match ended {
+            Ok(Repaired::Done) => (REPAIR_PAUSE, String::new()),
+            Ok(Repaired::Waits(why)) => (REFUSED_PAUSE, why),
+            Err((side, failure)) => {
+                self.inner.doubt(side);
+                (
+                    REPAIR_PAUSE,
+                    format!("{what} failed at side {side}: {}", words(&failure)),
+                )
+            }
+        };
+        self.rebuild_after = Instant::now() + pause;
+        self.tell_once(text);
+    }
+
+    fn tell_once(&mut self, text: String) {
         if !text.is_empty() && text != self.last_failure {
             self.inner.event(&text);
             self.last_failure = text;

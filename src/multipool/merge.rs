@@ -16,23 +16,25 @@ mod keep;
 mod ledger;
 mod open;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::catalog::Catalog;
 use super::connection::{Conn, Failure, Rejection, Repeat, keep_awake};
 use super::epoch::{self, Epoch, Fence};
 use super::failpoint::{Point, reach};
 use super::inner::Inner;
-use super::{SideId, conflicts, sequences, votes};
+use super::{Loss, SideFault, SideId, conflicts, sequences, votes};
 use apart::{Copied, Stuck};
 use both::Both;
 use clash::Verdict;
 pub(super) use copy::{Found, Keys, collect_keys, images, widen_truncates, write_images};
 use held::Held;
-use keep::align_conflicts;
+use keep::{Losing, align_conflicts, keep_conflicts};
 use ledger::{Batches, Lost, ledger, settle};
 use open::{Open, Resting, join_clocks, keep_missing, keys_with_ops, open, open_keys, present};
 
@@ -161,6 +163,48 @@ pub(super) async fn merge(
     Ok(merged.copied)
 }
 
+/// Whether the journal of this side no longer holds what `other` misses.
+pub(super) async fn given_up(client: &Client, other: SideId) -> Result<bool, Failure> {
+    let row = client
+        .query_opt(
+            "-- merge::given_up()\nSELECT given_up FROM kambana.mark WHERE side = $1",
+            &[&other.to_string()],
+        )
+        .await?;
+    Ok(row.is_some_and(|row| row.get(0)))
+}
+
+/// As [`given_up`], asked at a side; what is found is remembered for the next decision.
+pub(super) async fn is_given_up(inner: &Inner, at: SideId, other: SideId) -> Result<bool, Failure> {
+    let conn = Conn::open(&inner.sides[at].writes).await?;
+    let found = given_up(conn.client()?, other).await?;
+    inner.sides[other].given_up.store(found, Ordering::Release);
+    Ok(found)
+}
+
+/// Keeps both images of everything that only `other` has, for its journal is about to be lost. `None`: there are more
+/// than `most` rows.
+pub(super) async fn keep_open(
+    catalog: &Catalog,
+    (lead, a): (SideId, &Client),
+    (other, b): (SideId, &Client),
+    most: i64,
+) -> Result<Option<()>, (SideId, Failure)> {
+    if open::count(b, lead, most).await.map_err(|f| (other, f))? > most {
+        return Ok(None);
+    }
+    let held = Held::load(a, lead, other).await.map_err(|f| (lead, f))?.all_due();
+    let (mut open_b, _) = open(b, lead, None, &held).await.map_err(|f| (other, f))?;
+    let on_a = present(a, &open_b).await.map_err(|f| (lead, f))?;
+    keep_missing(&mut open_b, &on_a);
+    let losing = Losing {
+        entries: open_b.entries.iter().collect(),
+        reasons: &BTreeMap::new(),
+    };
+    keep_conflicts(catalog, (lead, a), (other, b), &losing).await?;
+    Ok(Some(()))
+}
+
 fn moved(side: SideId, found: &Epoch) -> (SideId, Failure) {
     tracing::debug!(%side, n = found.n, "the epoch moved before a merge");
     (side, Failure::Repeat(Repeat::Contention))
@@ -184,6 +228,9 @@ async fn under_fences(
     let (a, b) = (fence_a.client(), fence_b.client());
     let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
     check_epochs(epoch, (lead, a), (other, b), purpose).await?;
+    if matches!(purpose, Purpose::Readmit { .. }) && given_up(a, other).await.map_err(at_a)? {
+        return Err((other, Failure::Side(SideFault::Lost(Loss::TooOld))));
+    }
     prepare(a, purpose).await.map_err(at_a)?;
     prepare(b, purpose).await.map_err(at_b)?;
     let catalog = super::catalog::load(a).await.map_err(at_a)?;
@@ -313,7 +360,8 @@ async fn prepare(client: &Client, purpose: &Purpose) -> Result<(), Failure> {
         Purpose::Readmit { .. } | Purpose::Align => "2s",
     };
     let sql = format!(
-        "SET LOCAL statement_timeout = '30s'; SET LOCAL lock_timeout = '{lock_timeout}'; SELECT set_config('kambana.apply', 'on', true)"
+        "SET LOCAL statement_timeout = '30s'; \
+         SET LOCAL lock_timeout = '{lock_timeout}'; SELECT set_config('kambana.apply', 'on', true)"
     );
     Ok(client.batch_execute(&sql).await?)
 }
@@ -377,7 +425,7 @@ async fn write_epoch(
     }
     let n = match purpose {
         Purpose::Readmit { next, .. } => next.n,
-        _ => epoch.n,
+        Purpose::Sweep | Purpose::Align => epoch.n,
     };
     let admitted = votes::admit(fence_a.client(), fence_b.client(), other, n).await;
     admitted.map_err(|(at_lead, f)| (if at_lead { lead } else { other }, f))?;

@@ -8,7 +8,8 @@
 //! - `health`: heartbeats; `refusal`: a side that is well and takes no writes; `standstill`: no reads from the past after one;
 //!   `membership`: who is active (`epoch`),
 //!   after `votes` of more than half.
-//! - `merge` and `catch_up`: bringing sides together again; `conflicts`: what a person sees and decides of it. A rebuild of a lost side will stand beside them.
+//! - `lineage`: whether a returned side is what it was. `merge` and `catch_up`: bringing sides together again; `rebuild`:
+//!   copying a side that was lost; `conflicts`: what a person sees and decides.
 //! - [`compare()`](compare): the proof, and `check`, which asks for it now and then. `trim`: housekeeping.
 //! - [`failpoint`]: where a test may stop the program in the middle of these; nothing of it is in a release build.
 //! - [`install`]: the objects in schema `kambana`; [`migrate()`](migrate): one change of structure on every side; `catalog`, `sequences`: what watched tables are made of.
@@ -42,10 +43,12 @@ mod health;
 mod inner;
 mod install;
 mod journal;
+mod lineage;
 mod membership;
 mod merge;
 mod migrate;
 mod pool;
+mod rebuild;
 mod refusal;
 mod sequences;
 mod side;
@@ -69,8 +72,9 @@ pub use error::{ConnectError, NotApplied, ReadError, WriteError};
 pub use install::install;
 pub use migrate::migrate;
 pub use pool::MultiPool;
+pub use rebuild::{Ended, rebuild_side};
 pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
-pub use status::{Event, SideFault, SideState, SideStatus, Status};
+pub use status::{Event, Loss, Progress, SideFault, SideState, SideStatus, Status};
 pub use transaction::Tx;
 pub use value::{Fields, Value};
 pub use votes::{MAX_QUESTION, Margin, Peers, RemoteVoter, VoterKind, VoterStatus, Votes, Witness};

@@ -1,6 +1,6 @@
 //! The pool: connections, what is known, and the public doors.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -18,11 +18,13 @@ use super::connection::{self, Conn, Failure, Purpose, Repeat};
 use super::epoch::{Epoch, StateFile};
 use super::health::{self, Health};
 use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
+use super::lineage::Looked;
 use super::standstill::{self, Pulse};
 use super::write::{Job, Lane, Pending, Work};
 use super::{
-    Applied, Change, ConnectError, NotApplied, OpId, OpOutcome, Peers, PerSide, ReadError, SideFault, SideId,
-    SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, membership, trim, votes,
+    Applied, Change, ConnectError, Loss, NotApplied, OpId, OpOutcome, Peers, PerSide, ReadError, SideFault,
+    SideId, SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, lineage,
+    membership, trim, votes,
 };
 use crate::config::{PoolConfig, ReadFrom};
 
@@ -58,68 +60,7 @@ impl MultiPool {
     /// # Errors
     /// As [`MultiPool::connect`].
     pub async fn connect_among(config: PoolConfig, peers: Peers) -> Result<MultiPool, ConnectError> {
-        if config.sides.count() < 2 {
-            return Err(ConnectError(
-                "a pool needs at least two databases (DB1_* and DB2_*)".into(),
-            ));
-        }
-        let state_file = StateFile::open(&config.state_dir, &config.instance).map_err(ConnectError)?;
-        let assembly = votes::Assembly::new(&config, peers).map_err(ConnectError)?;
-        let mut sides = Vec::new();
-        for (side, settings) in config.sides.iter() {
-            let bad = |why| ConnectError(format!("side {side}: {why}"));
-            // Lanes, the repairer, and a few for status and trimming.
-            let writes = config.write_lanes + 6;
-            sides.push(Side {
-                reads: connection::pool(settings, &config, Purpose::Read, config.pool_size).map_err(bad)?,
-                writes: connection::pool(settings, &config, Purpose::Write, writes).map_err(bad)?,
-                health: watch::Sender::new(Health::default()),
-                doubted: Notify::new(),
-                refit: AtomicBool::new(false),
-                refusal: Mutex::default(),
-                caught_up_keys: watch::Sender::new(0),
-                open_rows: watch::Sender::new(None),
-            });
-        }
-        let mut sides = sides.into_iter();
-        let sides = PerSide::new(config.sides.count(), |_| {
-            sides
-                .next()
-                .unwrap_or_else(|| unreachable!("one entry a configured side"))
-        });
-        let bound = match cfg!(mutant = "queue_unbounded") {
-            true => usize::MAX >> 4,
-            false => config.write_queue,
-        };
-        let (queue, waiting) = mpsc::channel(bound);
-        let inner = Arc::new(Inner {
-            sides,
-            lineage: OnceLock::new(),
-            view: watch::Sender::new(View {
-                epoch: Epoch::NONE,
-                refusal: Some(NotApplied::NoSide),
-                catching_up: None,
-            }),
-            state_file,
-            assembly,
-            pulse: Pulse::default(),
-            stir: Notify::new(),
-            closing: watch::Sender::new(false),
-            queue,
-            catalog: Mutex::default(),
-            pending: Pending::default(),
-            events: Mutex::default(),
-            proof: Mutex::default(),
-            tasks: Mutex::default(),
-            config,
-        });
-        for side in inner.sides.ids() {
-            let probing = Arc::clone(&inner);
-            inner.spawn(format!("health {side}"), move || {
-                health::run(Arc::clone(&probing), side)
-            });
-        }
-        let pool = MultiPool { inner };
+        let (pool, waiting) = MultiPool::probing(config, peers, SideSet::EMPTY).await?;
         if let Err(error) = pool.first_look().await {
             pool.close().await;
             return Err(error);
@@ -149,30 +90,109 @@ impl MultiPool {
         Ok(pool)
     }
 
-    /// What the doors of other files in this room use.
-    pub(super) fn inner(&self) -> &Inner {
+    /// A pool that only looks at the sides: for [`MultiPool::connect`], and for a command that repairs one. Which pool
+    /// this is, `strangers` do not say.
+    pub(super) async fn probing(
+        config: PoolConfig,
+        peers: Peers,
+        strangers: SideSet,
+    ) -> Result<(MultiPool, mpsc::Receiver<Job>), ConnectError> {
+        if config.sides.count() < 2 {
+            return Err(ConnectError(
+                "a pool needs at least two databases (DB1_* and DB2_*)".into(),
+            ));
+        }
+        let state_file = StateFile::open(&config.state_dir, &config.instance).map_err(ConnectError)?;
+        let assembly = votes::Assembly::new(&config, peers).map_err(ConnectError)?;
+        let mut sides = Vec::new();
+        for (side, settings) in config.sides.iter() {
+            let bad = |why| ConnectError(format!("side {side}: {why}"));
+            // Lanes, the repairer, and a few for status and trimming.
+            let writes = config.write_lanes + 6;
+            let looked = Arc::new(Looked::default());
+            let pool = |purpose, size| {
+                connection::pool(settings, &config, purpose, size, Arc::clone(&looked)).map_err(bad)
+            };
+            sides.push(Side {
+                reads: pool(Purpose::Read, config.pool_size)?,
+                writes: pool(Purpose::Write, writes)?,
+                health: watch::Sender::new(Health::default()),
+                doubted: Notify::new(),
+                refit: AtomicBool::new(false),
+                refusal: Mutex::default(),
+                caught_up_keys: watch::Sender::new(0),
+                open_rows: watch::Sender::new(None),
+                highest_mark: AtomicI64::new(0),
+                given_up: AtomicBool::new(false),
+                looked,
+            });
+        }
+        let mut sides = sides.into_iter();
+        let sides = PerSide::new(config.sides.count(), |_| {
+            sides
+                .next()
+                .unwrap_or_else(|| unreachable!("one entry a configured side"))
+        });
+        let bound = match cfg!(mutant = "queue_unbounded") {
+            true => usize::MAX >> 4,
+            false => config.write_queue,
+        };
+        let (queue, waiting) = mpsc::channel(bound);
+        let inner = Arc::new(Inner {
+            sides,
+            lineage: OnceLock::new(),
+            view: watch::Sender::new(View {
+                epoch: Epoch::NONE,
+                adopted: None,
+                refusal: Some(NotApplied::NoSide),
+                catching_up: None,
+            }),
+            state_file,
+            assembly,
+            pulse: Pulse::default(),
+            stir: Notify::new(),
+            closing: watch::Sender::new(false),
+            queue,
+            catalog: Mutex::default(),
+            pending: Pending::default(),
+            events: Mutex::default(),
+            proof: Mutex::default(),
+            tasks: Mutex::default(),
+            config,
+        });
+        if let Some(found) = lineage::find(&inner, strangers).await {
+            inner.lineage.get_or_init(|| found);
+        }
+        for side in inner.sides.ids() {
+            let probing = Arc::clone(&inner);
+            inner.spawn(format!("health {side}"), move || {
+                health::run(Arc::clone(&probing), side)
+            });
+        }
+        Ok((MultiPool { inner }, waiting))
+    }
+
+    /// What the tasks share, and the doors of other files in this room use.
+    pub(super) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
 
     /// Waits for the first probe of every side and refuses what can only be a mistake.
     async fn first_look(&self) -> Result<(), ConnectError> {
-        for (side, state) in self.inner.sides.iter() {
-            let mut health = state.health.subscribe();
-            let probed = timeout(
-                self.inner.config.probe_deadline * 4,
-                health.wait_for(|h| h.rounds > 0),
-            )
-            .await;
-            if !matches!(probed, Ok(Ok(_))) {
-                return Err(ConnectError(format!("side {side} could not be probed")));
-            }
-        }
+        self.probed().await?;
         let faults: Vec<(SideId, SideFault)> = self
             .inner
             .sides
             .ids()
             .filter_map(|side| Some((side, self.inner.health(side).fault?)))
             .collect();
+        let bare =
+            |(_, fault): &(SideId, SideFault)| matches!(fault, SideFault::Lost(Loss::Empty | Loss::Stripped));
+        if faults.len() == self.inner.sides.count() && faults.iter().all(bare) {
+            return Err(ConnectError(
+                "schema kambana is missing on every side; on new databases run `kambana init` first".into(),
+            ));
+        }
         let members = self.known_members();
         for (side, fault) in faults.iter().filter(|(side, _)| members.contains(*side)) {
             // A wrong setting here must not look like a broken side there. What is wrong with a side that is out
@@ -185,6 +205,22 @@ impl MultiPool {
             self.inner.state_file.load(*lineage).map_err(ConnectError)?;
         }
         self.same_structure(members).await
+    }
+
+    /// Waits for the first probe of every side.
+    pub(super) async fn probed(&self) -> Result<(), ConnectError> {
+        for (side, state) in self.inner.sides.iter() {
+            let mut health = state.health.subscribe();
+            let probed = timeout(
+                self.inner.config.probe_deadline * 4,
+                health.wait_for(|h| h.rounds > 0),
+            )
+            .await;
+            if !matches!(probed, Ok(Ok(_))) {
+                return Err(ConnectError(format!("side {side} could not be probed")));
+            }
+        }
+        Ok(())
     }
 
     /// The active sides, by what the sides that answer say; all of them before anybody has said anything.
@@ -466,15 +502,20 @@ impl MultiPool {
                 let settings = &inner.config.sides[side];
                 let active = members.contains(side);
                 let refused = inner.last_refusal(side).map(SideFault::Unfit);
-                let missing = refused.unwrap_or(SideFault::Behind);
+                let missing = match state.given_up.load(Ordering::Acquire) {
+                    true => SideFault::Lost(Loss::TooOld),
+                    false => refused.unwrap_or(SideFault::Behind),
+                };
                 SideStatus {
                     state: match (active, view.catching_up == Some(side)) {
                         (true, _) => SideState::Active,
                         (false, true) => SideState::CatchingUp,
+                        (false, false) if health.rebuild.is_some() => SideState::Rebuilding,
                         (false, false) => SideState::Out,
                     },
                     leader: leader == Some(side),
                     fault: health.fault.or((!active).then_some(missing)),
+                    rebuild: health.rebuild.filter(|_| !active),
                     address: format!("{}:{}/{}", settings.host, settings.port, settings.database),
                     server_version: health.server_version,
                     heartbeat_ms: health.heartbeat_ms,
@@ -483,10 +524,10 @@ impl MultiPool {
                     caught_up_keys: *state.caught_up_keys.borrow(),
                 }
             }),
+            votes: inner.assembly.votes(&view.epoch),
             open_conflicts: proof.open_conflicts,
             held_changes: proof.held,
             certificate: proof.certificate,
-            votes: inner.assembly.votes(&view.epoch),
             waiting_writes: inner.queue.max_capacity() - inner.queue.capacity(),
             events: lock(&inner.events).iter().cloned().collect(),
         }

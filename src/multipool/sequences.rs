@@ -124,6 +124,35 @@ pub(super) async fn align_if_possible(client: &Client, side: SideId, sides: usiz
     }
 }
 
+/// The last value of every sequence.
+pub(super) async fn values(client: &Client) -> Result<Vec<(String, i64)>, Failure> {
+    let mut values = Vec::new();
+    for sequence in load(client).await? {
+        let sql = format!(
+            "-- sequences::values()\nSELECT last_value FROM {}",
+            sequence.ident
+        );
+        values.push((sequence.ident, client.query_one(&sql, &[]).await?.get(0)));
+    }
+    Ok(values)
+}
+
+/// Moves sequences of another side to at least these values; one that is named otherwise there is left to [`align`].
+pub(super) async fn raise(client: &Client, values: &[(String, i64)]) -> Result<(), Failure> {
+    for sequence in load(client).await? {
+        let Some((_, value)) = values.iter().find(|(ident, _)| *ident == sequence.ident) else {
+            continue;
+        };
+        let sql = format!(
+            "-- sequences::raise()\nSELECT setval({}::regclass, greatest(last_value, $1)) FROM {}",
+            super::catalog::literal(&sequence.ident),
+            sequence.ident
+        );
+        client.query_one(&sql, &[value]).await?;
+    }
+    Ok(())
+}
+
 /// Why a watched table's sequences cannot be kept apart, if they cannot.
 pub(super) async fn refusal(client: &Client) -> Result<Option<String>, Failure> {
     Ok(load(client).await?.iter().find(|s| s.cache > 1).map(|s| {

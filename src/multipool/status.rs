@@ -9,9 +9,11 @@ use super::{Certificate, PerSide, SideId, SideSet, Votes};
 
 /// ```text
 ///            ejected                    caught up, readmitted
-///  Active ────────────▶ Out ──▶ CatchingUp ────────────────▶ Active
-///                        ▲           │
-///                        └───────────┘ died again
+///  Active ────────────▶ Out ─────────────────▶ CatchingUp ────────────────▶ Active
+///                       │ ▲ ▲                     ▲  │
+///             was lost  │ │ └─────────────────────┼──┘ died again
+///                       ▼ │ died again            │ copied
+///                     Rebuilding ─────────────────┘
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,6 +24,8 @@ pub enum SideState {
     Out,
     /// Answers again and is being brought up to date while writes go on.
     CatchingUp,
+    /// Was lost and is being copied from a living side while writes go on.
+    Rebuilding,
 }
 
 impl fmt::Display for SideState {
@@ -30,6 +34,7 @@ impl fmt::Display for SideState {
             SideState::Active => "active",
             SideState::Out => "out",
             SideState::CatchingUp => "catching up",
+            SideState::Rebuilding => "rebuilding",
         })
     }
 }
@@ -49,6 +54,8 @@ pub enum SideFault {
     Unfit(String),
     /// It answers and waits to be caught up.
     Behind,
+    /// It answers, but what it holds cannot be caught up: it has to be copied from a living side.
+    Lost(Loss),
 }
 
 impl fmt::Display for SideFault {
@@ -61,6 +68,81 @@ impl fmt::Display for SideFault {
             SideFault::Refused(why) => write!(f, "refuses us: {why}"),
             SideFault::Unfit(why) => write!(f, "cannot be used: {why}"),
             SideFault::Behind => f.write_str("answers again, waits to be caught up"),
+            SideFault::Lost(loss) => write!(f, "has to be rebuilt from a living side: {loss}"),
+        }
+    }
+}
+
+/// Why a returned side has to be rebuilt. Never a source, whatever it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Loss {
+    /// A new or an emptied database.
+    Empty,
+    /// Its tables have rows, but nothing says what they are: schema `kambana` is missing.
+    Stripped,
+    /// It was restored from an older backup: it lacks what it had answered.
+    Restored,
+    /// It was out for so long that the journal no longer holds what it misses.
+    TooOld,
+    /// It was begun to be rebuilt, and that has not ended yet.
+    Unfinished,
+    /// A person asked for it.
+    Asked,
+}
+
+impl Loss {
+    /// Every reason.
+    pub const ALL: [Loss; 6] = [
+        Loss::Empty,
+        Loss::Stripped,
+        Loss::Restored,
+        Loss::TooOld,
+        Loss::Unfinished,
+        Loss::Asked,
+    ];
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Loss::Empty => "it is a new or an emptied database",
+            Loss::Stripped => "it has tables, but schema kambana is missing",
+            Loss::Restored => "it lacks changes that it had before: it was restored from an older backup",
+            Loss::TooOld => "it was out for too long, the journal no longer holds what it misses",
+            Loss::Unfinished => "an earlier rebuild of it has not ended",
+            Loss::Asked => "somebody asked for it",
+        })
+    }
+}
+
+impl Serialize for Loss {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How far the rebuild of a side has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// The table being copied; empty before the first.
+    pub table: String,
+    /// Rows of it that were copied.
+    pub rows: i64,
+    /// Rows it has, by the server's estimate.
+    pub about: i64,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.table.as_str() {
+            "" => f.write_str("rebuilding"),
+            table => write!(
+                f,
+                "rebuilding: {table}, {} rows of about {}",
+                self.rows,
+                self.about.max(self.rows)
+            ),
         }
     }
 }
@@ -87,6 +169,8 @@ pub struct SideStatus {
     pub open_rows: Option<i64>,
     /// While it is catching up: keys copied so far in this attempt.
     pub caught_up_keys: u64,
+    /// While it is being rebuilt: how far that has come.
+    pub rebuild: Option<Progress>,
 }
 
 /// One thing that happened, newest last in [`Status::events`].
@@ -118,14 +202,14 @@ pub struct Status {
     pub refusal: Option<String>,
     /// Every configured side.
     pub sides: PerSide<SideStatus>,
+    /// Who votes on the next change of the active sides.
+    pub votes: Votes,
     /// Rows changed on two sides at once that wait for a person.
     pub open_conflicts: i64,
     /// Changes that a side refuses; they are tried again.
     pub held_changes: i64,
     /// What the latest background comparison found.
     pub certificate: Option<Certificate>,
-    /// Who votes on the next change of the active sides.
-    pub votes: Votes,
     /// Writes waiting for a lane.
     pub waiting_writes: usize,
     /// The latest events, oldest first.

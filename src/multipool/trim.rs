@@ -1,6 +1,7 @@
 //! Housekeeping: counts what is open, closes finished lanes, and deletes what is settled and older than the retention.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::connection::{Conn, Failure, words};
@@ -46,6 +47,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
                     for (side, state) in inner.sides.iter() {
                         state.open_rows.send_replace(Some(counts[side]));
                     }
+                    let minute = round.is_multiple_of(TRIM_EVERY);
+                    give_up(&inner, leader, &counts, minute).await;
                 }
                 Err(failure) => {
                     tracing::debug!(side = %leader, why = words(&failure), "open rows not counted")
@@ -82,6 +85,68 @@ async fn count_open(inner: &Inner, leader: SideId) -> Result<PerSide<i64>, Failu
     Ok(PerSide::new(rows.len(), |side| rows[side.index()].get(1)))
 }
 
+/// Sides for which more rows are kept than the configured limit are given up: they will be rebuilt. A count that stops at
+/// [`COUNT_LIMIT`] is made in full once a minute.
+async fn give_up(inner: &Inner, leader: SideId, counts: &PerSide<i64>, minute: bool) {
+    let limit = inner.config.journal_max_rows;
+    let members = inner.view().epoch.members;
+    for side in inner.sides.ids().filter(|side| !members.contains(*side)) {
+        let state = &inner.sides[side];
+        let may_be = counts[side] > limit || (minute && counts[side] >= COUNT_LIMIT);
+        if !may_be || state.given_up.load(Ordering::Acquire) {
+            continue;
+        }
+        match give_up_side(inner, leader, members, side, limit).await {
+            Ok(true) => {
+                state.given_up.store(true, Ordering::Release);
+                inner.event(format!(
+                    "more than {limit} journal rows wait for side {side} (JOURNAL_MAX_ROWS): they are given up, and it will \
+                     be rebuilt when it returns"
+                ));
+            }
+            Ok(false) => {}
+            Err(failure) => tracing::debug!(%side, why = words(&failure), "not given up this time"),
+        }
+    }
+}
+
+/// Not while somebody is repairing it: he needs these rows.
+const GIVE_UP_SQL: &str = "-- trim::give_up()
+INSERT INTO kambana.mark AS m (side, mark, given_up) SELECT $1, 0, true
+WHERE NOT EXISTS (SELECT FROM kambana.repair AS r WHERE r.side = $1 AND r.until > clock_timestamp())
+ON CONFLICT (side) DO UPDATE SET given_up = true";
+
+async fn give_up_side(
+    inner: &Inner,
+    leader: SideId,
+    members: SideSet,
+    side: SideId,
+    limit: i64,
+) -> Result<bool, Failure> {
+    let conn = Conn::open(&inner.sides[leader].writes).await?;
+    let client = conn.client()?;
+    if limit >= COUNT_LIMIT {
+        let sql = "-- trim::give_up()\nSELECT count(*) FROM (SELECT FROM kambana.lane AS l JOIN kambana.journal AS j \
+                   ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed LIMIT $2) AS x";
+        let counted = client
+            .query_one(sql, &[&super::journal::place(side), &(limit + 1)])
+            .await?;
+        if counted.get::<_, i64>(0) <= limit {
+            return Ok(false);
+        }
+    }
+    let name = side.to_string();
+    // The leader's word counts; the others follow, so that each of them may lead and trim.
+    if client.execute(GIVE_UP_SQL, &[&name]).await? == 0 {
+        return Ok(false);
+    }
+    for other in members.and(inner.well()).iter().filter(|other| *other != leader) {
+        let conn = Conn::open(&inner.sides[other].writes).await?;
+        conn.client()?.execute(GIVE_UP_SQL, &[&name]).await?;
+    }
+    Ok(true)
+}
+
 async fn trim(inner: &Inner, side: SideId) -> Result<(), Failure> {
     let conn = Conn::open(&inner.sides[side].writes).await?;
     let client = conn.client()?;
@@ -89,7 +154,8 @@ async fn trim(inner: &Inner, side: SideId) -> Result<(), Failure> {
         .execute(
             "-- trim::close_lanes()\nUPDATE kambana.lane AS l SET closed = true WHERE NOT closed \
              AND NOT EXISTS (SELECT FROM kambana.op AS o WHERE o.lane = l.lane AND (o.at > now() - interval '1 min' \
-               OR o.batch > ANY (SELECT coalesce(l.confirmed[i], 0) FROM generate_series(1, $1) AS i)))",
+               OR o.batch > ANY (SELECT coalesce(l.confirmed[i], 0) FROM generate_series(1, $1) AS i \
+                 WHERE NOT EXISTS (SELECT FROM kambana.mark AS m WHERE m.side = chr(96 + i) AND m.given_up))))",
             &[&(inner.sides.count() as i32)],
         )
         .await?;

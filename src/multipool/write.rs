@@ -41,8 +41,7 @@ const SETTLE_AFTER: Duration = Duration::from_millis(100);
 /// stand still with a lock in its hands.
 const LOCK_TRIES: u32 = 4;
 
-/// Merges before a write until it is asked whether the row is held (see `merge::held`), and refusals of a follower before it
-/// counts as held.
+/// Merges before a write until it is asked whether the row is held (see `merge::held`).
 const HELD_TRIES: u32 = 5;
 
 /// After so many failures that only need repeating, a lane takes fresh connections.
@@ -195,7 +194,7 @@ impl Lane {
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
     async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
         let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
-        let (mut locked, mut merges, mut refused, mut contended) = (0, 0, 0, 0);
+        let (mut locked, mut merges, mut contended) = (0, 0, 0);
         let (mut refused_by, mut looked) = (None, false);
         loop {
             // What is in doubt must be settled however long it takes; the caller was told "unknown" by then.
@@ -255,23 +254,22 @@ impl Lane {
                 return give_up(jobs, in_doubt, &NotApplied::Deadline);
             }
             tracing::debug!(?again, in_doubt, "a batch is repeated");
-            let held =
-                refused >= HELD_TRIES || (merges >= HELD_TRIES && self.inner.holds_changes(&epoch).await);
-            if held && !in_doubt {
+            let again = match again {
+                Again::Refused(side, fault) => {
+                    // Perhaps the row and not the side is to blame: then this row waits, and nobody is ejected for it.
+                    if !in_doubt && self.inner.holds_changes(&epoch).await {
+                        return self.refuse(jobs, &NotApplied::Held).await;
+                    }
+                    Again::Trouble(side, fault)
+                }
+                other => other,
+            };
+            if merges >= HELD_TRIES && !in_doubt && self.inner.holds_changes(&epoch).await {
                 // One row must not hold up those it was taken with, nor this lane.
                 return self.refuse(jobs, &NotApplied::Held).await;
             }
             match again {
-                // One of the rows, not the side; unless a probe finds that their structures differ.
-                Again::Refused(side, fault) => {
-                    refused += 1;
-                    tracing::debug!(%side, %fault, "a follower refuses a row");
-                    self.inner.sides[side].refit.store(true, Ordering::Release);
-                    self.inner.doubt(side);
-                    self.inner
-                        .wait_change(side, self.inner.config.probe_interval)
-                        .await;
-                }
+                Again::Refused(..) => {}
                 Again::Trouble(side, fault) => {
                     tracing::debug!(%side, %fault, "a side failed in the middle of a batch");
                     if let SideFault::Unfit(why) = &fault {

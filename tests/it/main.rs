@@ -23,6 +23,7 @@ mod migrate;
 mod outage;
 mod pages;
 mod pool;
+mod rebuild;
 mod sessions;
 mod settings;
 mod support;

@@ -492,38 +492,6 @@ async fn a_side_that_missed_the_last_write_never_serves_alone() {
 /// Somebody lost a disk. The other side serves, also when its instance is started anew, and nothing is ever copied from
 /// the empty one.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_emptied_side_stays_out_and_stops_nobody() {
-    let stack = installed(&[], "").await;
-    let b = Target::Side(side("b"));
-    let first = pool(&stack, "web1").await;
-    insert(&first, "kept").await;
-    stack.act(Action::Wipe, b).await.unwrap();
-    insert(&first, "b is gone").await;
-    stack.act(Action::Start, b).await.unwrap();
-    let emptied = |pool: MultiPool| async move {
-        pool.status().sides[side("b")]
-            .fault
-            .as_ref()
-            .is_some_and(|f| f.to_string().contains("kambana is missing"))
-    };
-    eventually("the empty side is recognised", Duration::from_secs(20), || {
-        emptied(first.clone())
-    })
-    .await;
-    first.close().await;
-    let second = pool(&stack, "web1").await;
-    insert(&second, "after a restart").await;
-    assert!(emptied(second.clone()).await);
-    assert_eq!(second.status().members.to_string(), "{a}");
-    assert_eq!(
-        number(&stack.dsn(side("a")), "SELECT count(*) FROM items").await,
-        3
-    );
-    second.close().await;
-    stack.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_lock_is_answered_and_nobody_is_ejected() {
     let stack = installed(&[], "").await;
     let pool = pool(&stack, "web1").await;

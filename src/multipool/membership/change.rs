@@ -171,6 +171,7 @@ pub(super) async fn adopt(inner: &Inner, epoch: Epoch) {
         let newer = epoch.n > view.epoch.n;
         if newer {
             view.epoch = epoch;
+            view.adopted = Some(std::time::Instant::now());
         }
         newer
     });

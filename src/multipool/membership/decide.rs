@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::multipool::epoch::Epoch;
 use crate::multipool::votes::{Child, Heard};
-use crate::multipool::{NotApplied, PerSide, SideId, SideSet};
+use crate::multipool::{Loss, NotApplied, PerSide, SideId, SideSet};
 
 /// A side that others hear and we do not: after this long it is we who are cut off. Before, the others may not have
 /// noticed yet.
@@ -23,6 +23,10 @@ pub(super) struct Seen {
     pub silent: Option<Instant>,
     /// It left so often lately that it is watched for a while before it is brought back.
     pub on_trial: bool,
+    /// It answers, but has to be rebuilt.
+    pub lost: Option<Loss>,
+    /// What is known of it is older than the epoch: it may have been readmitted since.
+    pub stale: bool,
 }
 
 /// What to do next.
@@ -44,6 +48,8 @@ pub(super) enum Action {
     Finish(Child),
     /// A side that is out answers again.
     CatchUp(SideId),
+    /// A side that is out answers again, and what it holds cannot be caught up.
+    Rebuild(SideId, Loss),
     /// Something on an active side waits for another.
     Sweep,
     /// The same members in a new epoch: a voter that has lost its memory votes again from there.
@@ -54,7 +60,14 @@ pub(super) enum Action {
 ///
 /// The data rule: only a side that stores the latest known epoch and is a member of it may be written. A side that was
 /// out when the last write was made stores an older epoch.
-pub(super) fn next(epoch: &Epoch, sides: &PerSide<Seen>, heard: &Heard, now: Instant) -> Action {
+/// `rebuilding`: a rebuild is under way, or is not to be begun just now.
+pub(super) fn next(
+    epoch: &Epoch,
+    sides: &PerSide<Seen>,
+    heard: &Heard,
+    now: Instant,
+    rebuilding: bool,
+) -> Action {
     let newest = sides
         .iter()
         .filter(|(_, s)| s.well)
@@ -74,8 +87,13 @@ pub(super) fn next(epoch: &Epoch, sides: &PerSide<Seen>, heard: &Heard, now: Ins
     let current = |side: &SideId| sides[*side].epoch.is_some_and(|e| e.n == epoch.n);
     let authority: SideSet = epoch.members.and(well).iter().filter(current).collect();
     if authority.is_empty() {
+        let lost = sides
+            .iter()
+            .filter(|(_, s)| s.lost.is_some())
+            .map(|(side, _)| side);
         return Action::Refuse(
             well.iter()
+                .chain(lost)
                 .next()
                 .map_or(NotApplied::NoSide, NotApplied::NoAuthority),
         );
@@ -102,8 +120,14 @@ pub(super) fn next(epoch: &Epoch, sides: &PerSide<Seen>, heard: &Heard, now: Ins
         return Action::Finish(child.clone());
     }
     let returning = well.minus(epoch.members);
-    if let Some(side) = returning.iter().find(|side| !sides[*side].on_trial) {
+    let ready = |side: &SideId| !sides[*side].on_trial && sides[*side].lost.is_none();
+    if let Some(side) = returning.iter().find(ready) {
         return Action::CatchUp(side);
+    }
+    let lost = |side: SideId| Some((side, sides[side].lost?));
+    let out = sides.all().minus(epoch.members);
+    if let Some((side, loss)) = out.iter().find_map(lost).filter(|_| !rebuilding) {
+        return Action::Rebuild(side, loss);
     }
     if epoch.members.iter().any(|side| sides[side].leftovers) {
         return Action::Sweep;
@@ -116,6 +140,10 @@ pub(super) fn next(epoch: &Epoch, sides: &PerSide<Seen>, heard: &Heard, now: Ins
 
 /// Members are in trouble: is it they, or is it we?
 fn without(dead: SideSet, authority: SideSet, sides: &PerSide<Seen>, now: Instant) -> Action {
+    let stale: SideSet = dead.iter().filter(|side| sides[*side].stale).collect();
+    if !stale.is_empty() {
+        return Action::AskOthers(stale);
+    }
     // A side that others hear is not dead; it is we who are cut off from it.
     let silent = |side: &SideId| sides[*side].silent.is_some();
     let heard = |side: &SideId| {

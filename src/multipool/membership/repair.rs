@@ -11,7 +11,8 @@ use crate::multipool::connection::Failure;
 use crate::multipool::epoch::Epoch;
 use crate::multipool::inner::Inner;
 use crate::multipool::merge::{self, Purpose};
-use crate::multipool::{SideId, SideSet};
+use crate::multipool::rebuild::{self, Order, Rebuilt};
+use crate::multipool::{Loss, SideId, SideSet};
 
 /// How a repair ended that did not fail.
 pub(super) enum Repaired {
@@ -33,6 +34,7 @@ pub(super) struct Repair {
 enum Work {
     Align { side: SideId, from: SideId },
     CatchUp { side: SideId, from: SideId },
+    Rebuild { side: SideId, from: SideId, loss: Loss },
     Sweep,
 }
 
@@ -54,10 +56,20 @@ pub(super) fn start(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair
                 Work::CatchUp { side: *side, from },
             )
         }
+        (Action::Rebuild(side, loss), Some(from)) => (
+            format!("the rebuild of side {side}"),
+            Work::Rebuild {
+                side: *side,
+                from,
+                loss: *loss,
+            },
+        ),
         _ => ("the sweep".to_owned(), Work::Sweep),
     };
     let busy = match work {
         Work::Align { side, from } | Work::CatchUp { side, from } => SideSet::EMPTY.with(side).with(from),
+        // The side itself is in trouble all the while.
+        Work::Rebuild { from, .. } => SideSet::EMPTY.with(from),
         Work::Sweep => epoch.members,
     };
     let task = {
@@ -104,6 +116,19 @@ async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Ended {
                 }
             },
         },
+        Work::Rebuild { side, from, loss } => {
+            tracing::info!(%side, %from, %loss, "a side is rebuilt");
+            let order = Order { loss, consent: false };
+            match rebuild::rebuild(inner, &epoch, from, side, order).await? {
+                Rebuilt::Copied(rows) => inner.event(format!(
+                    "side {side} was rebuilt from side {from}: {rows} rows copied ({loss})"
+                )),
+                Rebuilt::ByAnother => tracing::debug!(%side, "another instance is rebuilding it"),
+                Rebuilt::Refused(why) => {
+                    return Ok(Repaired::Waits(format!("side {side} is not rebuilt: {why}")));
+                }
+            }
+        }
         Work::Sweep => {
             let copied = merge::sweep(inner, &epoch).await?;
             if copied > 0 {

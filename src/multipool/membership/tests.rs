@@ -6,7 +6,7 @@ use crate::multipool::SideId;
 use crate::multipool::votes::{Child, Heard};
 
 fn next(known: &Epoch, sides: &PerSide<Seen>, now: std::time::Instant) -> Action {
-    decide::next(known, sides, &Heard::default(), now)
+    decide::next(known, sides, &Heard::default(), now, false)
 }
 
 fn set(names: &str) -> SideSet {
@@ -35,6 +35,37 @@ fn sides(seen: &[(bool, i64, &str)]) -> PerSide<Seen> {
             ..Seen::default()
         }
     })
+}
+
+#[test]
+fn a_lost_side_is_rebuilt_and_never_believed() {
+    let now = std::time::Instant::now();
+    let b: SideId = "b".parse().unwrap();
+    let mut seen = sides(&[(true, 2, "a"), (false, 1, "ab")]);
+    seen[b].lost = Some(Loss::Restored);
+    let rebuild = Action::Rebuild(b, Loss::Restored);
+    assert_eq!(next(&epoch(2, "a"), &seen, now), rebuild);
+    let busy = decide::next(&epoch(2, "a"), &seen, &Heard::default(), now, true);
+    assert_eq!(busy, Action::Rest);
+    // Well, but the journal no longer holds what it misses.
+    seen[b].well = true;
+    assert_eq!(next(&epoch(2, "a"), &seen, now), rebuild);
+    // A member that went back in time is put out first, whoever leads.
+    seen[b].well = false;
+    let member = |seen: &PerSide<Seen>| next(&epoch(1, "ab"), seen, now);
+    seen["a".parse().unwrap()].epoch = Some(epoch(1, "ab"));
+    assert_eq!(member(&seen), Action::Eject(set("b")));
+    // Alone, it is no authority.
+    seen["a".parse().unwrap()].well = false;
+    assert_eq!(member(&seen), Action::Refuse(NotApplied::NoAuthority(b)));
+}
+
+#[test]
+fn a_side_is_not_ejected_for_what_was_seen_before_it_was_readmitted() {
+    let now = std::time::Instant::now();
+    let mut seen = sides(&[(true, 3, "ab"), (false, 2, "a")]);
+    seen["b".parse().unwrap()].stale = true;
+    assert_eq!(next(&epoch(3, "ab"), &seen, now), Action::AskOthers(set("b")));
 }
 
 #[test]
@@ -121,7 +152,8 @@ fn what_voters_bring_up() {
     let now = std::time::Instant::now();
     let (all, alone) = (epoch(1, "ab"), epoch(2, "b"));
     let whole = sides(&[(true, 1, "ab"), (true, 1, "ab")]);
-    let act = |known: &Epoch, seen: &PerSide<Seen>, heard: &Heard| decide::next(known, seen, heard, now);
+    let act =
+        |known: &Epoch, seen: &PerSide<Seen>, heard: &Heard| decide::next(known, seen, heard, now, false);
     // Cut off from b, told by another instance: a must not go on.
     let newer = Heard {
         newer: Some(alone),

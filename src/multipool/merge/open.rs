@@ -143,6 +143,15 @@ pub(super) async fn join_clocks(
     Ok(())
 }
 
+/// How many journal rows may be missing on `other`; counting stops above `most`.
+pub(super) async fn count(client: &Client, other: SideId, most: i64) -> Result<i64, Failure> {
+    let sql = "-- merge::count()\nSELECT count(*) FROM (SELECT FROM kambana.lane AS l JOIN kambana.journal AS j \
+               ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed \
+               UNION ALL SELECT FROM kambana.journal AS j WHERE j.lane = 0 LIMIT $2) AS x";
+    let row = client.query_one(sql, &[&place(other), &(most + 1)]).await?;
+    Ok(row.get(0))
+}
+
 /// Operations that changed each key.
 pub(super) type KeyOps = HashMap<(String, String), Vec<Uuid>>;
 

@@ -55,9 +55,8 @@ impl Lane {
         // Behind the names, a lock that is not given is somebody else's lock on the rows, as on the leader.
         let at_rows = |failure| match failure {
             Failure::Repeat(Repeat::Locked) => Again::Locked.into(),
-            // A follower that refuses what the leader took is not its twin, or holds a poisoned row. A lost privilege (class
-            // 42) concerns all of them.
-            Failure::Rejected(r) if !r.sqlstate.starts_with("42") => {
+            // It is not its twin, or holds a poisoned row.
+            Failure::Rejected(r) => {
                 let why = format!("{} (SQLSTATE {})", r.message, r.sqlstate);
                 Again::Refused(side, SideFault::Unfit(why)).into()
             }

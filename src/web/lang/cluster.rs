@@ -16,6 +16,9 @@ ClusterTexts {
     active: "active" => "active";
     out: "out" => "hors service";
     catching_up: "catching up" => "en rattrapage";
+    rebuilding: "rebuilding" => "en reconstruction";
+    rebuild_begins: "It is being copied from a living database." => "Elle est recopiée depuis une base vivante.";
+    rebuilt: "Rebuilding: {0}, {1} rows of about {2}" => "Reconstruction : {0}, {1} lignes sur environ {2}";
     address: "Address" => "Adresse";
     version: "PostgreSQL" => "PostgreSQL";
     heartbeat: "Heartbeat" => "Battement";
@@ -60,6 +63,14 @@ ClusterTexts {
     fault_refused: "refuses us: {0}" => "nous refuse : {0}";
     fault_unfit: "cannot be used: {0}" => "inutilisable : {0}";
     fault_behind: "answers again, waits to be caught up" => "répond de nouveau, attend d’être remise à jour";
+
+    fault_lost: "has to be rebuilt from a living database: {0}" => "à reconstruire depuis une base vivante : {0}";
+    loss_empty: "it is a new or an emptied database" => "c’est une base neuve ou vidée";
+    loss_stripped: "it has tables, but schema kambana is missing" => "elle a des tables, mais le schéma kambana manque";
+    loss_restored: "it lacks changes that it had before: it was restored from an older backup" => "il lui manque des changements qu’elle avait : elle vient d’une sauvegarde plus ancienne";
+    loss_too_old: "it was out for too long, the journal no longer holds what it misses" => "elle est restée absente trop longtemps, le journal n’a plus ce qui lui manque";
+    loss_unfinished: "an earlier rebuild of it has not ended" => "une reconstruction antérieure n’est pas terminée";
+    loss_asked: "somebody asked for it" => "quelqu’un l’a demandé";
 
     journal_title: "Journal" => "Journal";
     journal_lead: "A journal row is open until its change is known to be on every database. Open rows are what a database that is out has missed; they are brought over when it returns." => "Une ligne de journal est ouverte tant que son changement n’est pas dans toutes les bases. Les lignes ouvertes sont ce qu’une base hors service a manqué ; elles sont reportées à son retour.";

@@ -17,6 +17,7 @@ UiTexts {
     epoch: "epoch {0}" => "époque {0}";
     twins: "Kambana: two databases, one content" => "Kambana : deux bases, un seul contenu";
     banner_out: "Database {0} is out. Your work goes on: changes are saved on {1}, and {0} will be brought up to date by itself when it returns." => "La base {0} est hors service. Le travail continue : les changements sont enregistrés sur {1}, et {0} sera remise à jour d’elle-même à son retour.";
+    banner_rebuilding: "Database {0} was lost and is being copied from {1}. You can go on working." => "La base {0} était perdue et est recopiée depuis {1}. Vous pouvez continuer à travailler.";
     banner_catching: "Database {0} is back and is being brought up to date. You can go on working." => "La base {0} est revenue et se remet à jour. Vous pouvez continuer à travailler.";
     banner_refused: "Changes are refused at the moment: {0}. What is saved stays safe." => "Les changements sont refusés pour l’instant : {0}. Ce qui est enregistré reste en sûreté.";
     banner_more: "See the databases" => "Voir les bases";

@@ -128,14 +128,28 @@ fn side_view(lang: Lang, side: SideId, of: &SideStatus) -> SideView {
         class: state_class(of.state),
         tag: match of.state {
             SideState::Active => "good",
-            SideState::CatchingUp => "warn",
+            SideState::CatchingUp | SideState::Rebuilding => "warn",
             SideState::Out => "bad",
         },
         state: state_word(t, of.state),
         leader: of.leader,
         fault: of.fault.as_ref().map(|fault| words::fault(lang, fault)),
-        progress: catching_up.then(|| fill(t.caught_up, &[&of.caught_up_keys])),
-        bar: open.map(|open| (of.caught_up_keys, of.caught_up_keys + open)),
+        progress: match &of.rebuild {
+            Some(rebuild) if rebuild.table.is_empty() => Some(t.rebuild_begins.to_owned()),
+            Some(rebuild) => Some(fill(
+                t.rebuilt,
+                &[
+                    &rebuild.table,
+                    &number(lang, rebuild.rows),
+                    &number(lang, rebuild.about),
+                ],
+            )),
+            None => catching_up.then(|| fill(t.caught_up, &[&of.caught_up_keys])),
+        },
+        bar: match &of.rebuild {
+            Some(rebuild) => Some((rebuild.rows.unsigned_abs(), rebuild.about.max(1).unsigned_abs())),
+            None => open.map(|open| (of.caught_up_keys, of.caught_up_keys + open)),
+        },
         address: of.address.clone(),
         version: match &of.server_version {
             // What follows the number is the packager's.

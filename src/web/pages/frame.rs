@@ -190,7 +190,7 @@ pub fn state_class(state: SideState) -> &'static str {
     match state {
         SideState::Active => "active",
         SideState::Out => "out",
-        SideState::CatchingUp => "catching",
+        SideState::CatchingUp | SideState::Rebuilding => "catching",
     }
 }
 
@@ -200,6 +200,7 @@ pub fn state_word(t: &'static ClusterTexts, state: SideState) -> &'static str {
         SideState::Active => t.active,
         SideState::Out => t.out,
         SideState::CatchingUp => t.catching_up,
+        SideState::Rebuilding => t.rebuilding,
     }
 }
 
@@ -255,6 +256,7 @@ fn banners(lang: Lang, status: &Status) -> Vec<Message> {
             SideState::Out if members.is_empty() || !status.writable => continue,
             SideState::Out => fill(t.banner_out, &[&side, &members]),
             SideState::CatchingUp => fill(t.banner_catching, &[&side]),
+            SideState::Rebuilding => fill(t.banner_rebuilding, &[&side, &members]),
         };
         banners.push(Message { class: "", text });
     }

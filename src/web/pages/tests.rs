@@ -15,7 +15,7 @@ use super::{cluster, csv, session, trouble};
 use crate::items::Item;
 use crate::listing::{ErrorCode, FieldErrors, ListQuery, Page};
 use crate::multipool::{
-    Event, NotApplied, OpId, PerSide, SideFault, SideId, SideSet, SideState, SideStatus, Status,
+    Event, NotApplied, OpId, PerSide, Progress, SideFault, SideId, SideSet, SideState, SideStatus, Status,
 };
 use crate::servers::Server;
 use crate::session::Flash;
@@ -42,6 +42,11 @@ pub(super) fn status(a: SideState, b: SideState) -> Status {
             seen_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000)),
             open_rows: Some(open_rows),
             caught_up_keys: if state == SideState::CatchingUp { 4321 } else { 0 },
+            rebuild: (state == SideState::Rebuilding).then(|| Progress {
+                table: "items".into(),
+                rows: 120_000,
+                about: 1_000_000,
+            }),
         }
     });
     let members: SideSet = sides
@@ -62,10 +67,10 @@ pub(super) fn status(a: SideState, b: SideState) -> Status {
         writable,
         refusal: (!writable).then(|| NotApplied::NoSide.to_string()),
         sides,
+        votes: crate::multipool::Votes::default(),
         open_conflicts: 0,
         held_changes: 0,
         certificate: None,
-        votes: crate::multipool::Votes::default(),
         waiting_writes: 2,
         events: vec![
             event(95, 6, "side b was readmitted after catching up 18 rows in 0.4 s"),
@@ -317,6 +322,12 @@ fn cluster_pages() {
             SideState::Active,
             SideState::CatchingUp,
         ),
+        (
+            "cluster_rebuilding",
+            Lang::Fr,
+            SideState::Active,
+            SideState::Rebuilding,
+        ),
         ("cluster_refused", Lang::Fr, SideState::Out, SideState::Out),
     ] {
         let status = status(a, b);
@@ -327,6 +338,9 @@ fn cluster_pages() {
         );
         let banners = html.matches("class=\"banner").count();
         assert_eq!(banners, usize::from(b != SideState::Active), "{name}");
+        let copied = "Reconstruction : items, 120 000 lignes sur environ 1 000 000";
+        let html = html.replace(['\u{a0}', '\u{202f}'], " ");
+        assert_eq!(html.contains(copied), name == "cluster_rebuilding", "{html}");
     }
     let refused = frame(
         Lang::Fr,

@@ -1,7 +1,7 @@
 //! What the heart and the subjects say about trouble, in the reader's language.
 
 use crate::listing::ErrorCode;
-use crate::multipool::{MAX_SIDES, NotApplied, SideFault, SideId};
+use crate::multipool::{Loss, MAX_SIDES, NotApplied, SideFault, SideId};
 use crate::web::import::{FileProblem, RowProblem};
 use crate::web::lang::{Lang, fill};
 
@@ -102,6 +102,20 @@ pub fn fault(lang: Lang, fault: &SideFault) -> String {
         SideFault::Refused(why) => fill(t.fault_refused, &[why]),
         SideFault::Unfit(why) => fill(t.fault_unfit, &[why]),
         SideFault::Behind => t.fault_behind.to_owned(),
+        SideFault::Lost(loss) => fill(t.fault_lost, &[&self::loss(lang, *loss)]),
+    }
+}
+
+/// Why a side has to be rebuilt.
+fn loss(lang: Lang, loss: Loss) -> &'static str {
+    let t = lang.cluster();
+    match loss {
+        Loss::Empty => t.loss_empty,
+        Loss::Stripped => t.loss_stripped,
+        Loss::Restored => t.loss_restored,
+        Loss::TooOld => t.loss_too_old,
+        Loss::Unfinished => t.loss_unfinished,
+        Loss::Asked => t.loss_asked,
     }
 }
 
@@ -116,5 +130,8 @@ mod tests {
         assert!(refusal(Lang::Fr, &said).starts_with("la base b répond"));
         assert_eq!(refusal(Lang::Fr, "something new"), "something new");
         assert_eq!(fault(Lang::Fr, &SideFault::Down("x".into())), "ne répond pas : x");
+        for known in Loss::ALL {
+            assert_eq!(loss(Lang::En, known), known.to_string());
+        }
     }
 }
