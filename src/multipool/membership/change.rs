@@ -56,6 +56,8 @@ pub(super) async fn follow(inner: &Inner, parent: &Epoch, verdict: Verdict) -> R
             }
         }
         Verdict::Newer(epoch) => {
+            // With the reason, if a side has it already: it may name a side that takes no writes.
+            inner.refresh().await;
             adopt(inner, epoch).await;
             Ok(Changed::Moved)
         }
