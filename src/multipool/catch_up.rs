@@ -375,8 +375,9 @@ async fn write_chunk(to: &Client, epoch: &Epoch, token: Uuid, chunk: &Chunk<'_>)
     let entries: Vec<Entry> = chunk.entries.iter().filter(|e| e.lane != 0).cloned().collect();
     // A repeated pass brings the same rows again.
     forget_batches(to, &entries).await?;
-    journal::insert(to, &entries).await?;
+    // The rows first: their locks order the journal, and what they overwrite has an earlier number (`open::overwritten`).
     write_images(to, chunk.found).await?;
+    journal::insert(to, &entries).await?;
     reach(Point::ChunkBefore).await?;
     to.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; COMMIT").await?;
     Ok(())
