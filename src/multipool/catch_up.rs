@@ -253,8 +253,10 @@ async fn pass(
             .map_err(|f| (other, f))?;
         let lanes = lanes(inner, lead, &instances, &ops, &entries);
         write_ledger(to, &ops, lanes).await.map_err(|f| (other, f))?;
-        write_journal(from, to, lead, other, &rows, &entries).await?;
+        // The rows first: their locks order the journal, and what they overwrite has an earlier number
+        // (`open::overwritten`).
         let count = copying.rows(&keys).await?;
+        write_journal(from, to, lead, other, &rows, &entries).await?;
         // Rows that depend on each other come together, when all of them are there.
         if !copying.waits() {
             commit_chunk(to).await.map_err(|f| (other, f))?;

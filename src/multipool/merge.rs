@@ -38,7 +38,7 @@ pub(super) use copy::{Copying, Keys, collect_keys, copy, widen_truncates};
 use held::Held;
 use keep::{Losing, align_conflicts, keep_conflicts};
 use ledger::{Batches, Lost, ledger, settle};
-use open::{Open, Resting, join_clocks, keep_missing, keys_with_ops, open, open_keys, present};
+use open::{Open, Resting, join_clocks, keep_missing, keys_with_ops, open, open_keys, overwritten, present};
 use together::Together;
 
 type At = (SideId, Failure);
@@ -391,10 +391,18 @@ async fn verdict(
     let sweep = matches!(purpose, Purpose::Sweep);
     let on_lead = match sweep {
         true => keys_with_ops(open_a.entries.iter()),
-        // Here it is not enough to look at what the last pass has left: the side was out for longer.
-        false => open_keys(a, other, &open_b.entries)
-            .await
-            .map_err(|f| (lead, f))?,
+        false => {
+            // Here it is not enough to look at what the last pass has left: the side was out for longer.
+            let mut keys = open_keys(a, other, &open_b.entries)
+                .await
+                .map_err(|f| (lead, f))?;
+            // Nor at what is open: a pass may have copied what was settled afterwards.
+            let settled = overwritten(b, open_b).await.map_err(|f| (other, f))?;
+            for (key, ops) in settled {
+                keys.entry(key).or_default().extend(ops);
+            }
+            keys
+        }
     };
     if on_lead.is_empty() {
         return Ok(Verdict::default());

@@ -356,7 +356,11 @@ impl Lane {
         match answer.await {
             Ok(Ok((applied, value))) if applied.replayed => Ok((applied, value)),
             Ok(Ok(_)) => Err(refusal),
-            _ => Err(WriteError::Unknown(op)),
+            _ => {
+                // What this lane leaves in doubt must stay open: a later batch of the lane would say that every side has it.
+                self.id = 0;
+                Err(WriteError::Unknown(op))
+            }
         }
     }
 

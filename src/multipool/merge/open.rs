@@ -195,6 +195,28 @@ pub(super) async fn open_keys(client: &Client, other: SideId, entries: &[Entry])
     Ok(keys_with_ops(found.iter()))
 }
 
+/// Keys of what is open on a returned side that it has journal rows of later, from the authority: a pass has copied the
+/// authority's row over the open change, whose effect is gone. With the operations that the pass has brought, settled or
+/// not. A truncate concerns its whole table.
+pub(super) async fn overwritten(client: &Client, open: &Open) -> Result<KeyOps, Failure> {
+    let batches: BTreeSet<(Uuid, i64, i64)> = open.entries.iter().map(|e| (e.op, e.lane, e.batch)).collect();
+    let ops: Vec<Uuid> = batches.iter().map(|(op, _, _)| *op).collect();
+    let lanes: Vec<i64> = batches.iter().map(|(_, lane, _)| *lane).collect();
+    let numbers: Vec<i64> = batches.iter().map(|(_, _, batch)| *batch).collect();
+    let rows = client
+        .query(
+            "-- merge::overwritten()
+WITH u AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS u(op, lane, batch)),              mine AS (SELECT j.n, j.tbl, j.kind, k.key FROM kambana.journal AS j                CROSS JOIN LATERAL (VALUES (j.key), (j.old_key)) AS k(key)                WHERE (j.op, j.lane, j.batch) IN (SELECT u.op, u.lane, u.batch FROM u) AND k.key IS NOT NULL),              later AS (SELECT j.n, j.tbl, j.kind, k.key, j.op FROM kambana.journal AS j                CROSS JOIN LATERAL (VALUES (j.key), (j.old_key)) AS k(key)                WHERE j.lane <> 0 AND j.n > (SELECT min(n) FROM mine) AND k.key IS NOT NULL                  AND NOT EXISTS (SELECT FROM u WHERE (u.op, u.lane, u.batch) = (j.op, j.lane, j.batch)))              SELECT l.tbl, l.key, l.op FROM mine AS m JOIN later AS l ON (l.tbl, l.key) = (m.tbl, m.key) AND l.n > m.n              UNION SELECT l.tbl, l.key, l.op FROM mine AS m JOIN later AS l ON l.tbl = m.tbl AND l.n > m.n                WHERE m.kind = 'T' OR l.kind = 'T'",
+            &[&ops, &lanes, &numbers],
+        )
+        .await?;
+    let mut keys = KeyOps::new();
+    for row in rows {
+        keys.entry((row.get(0), row.get(1))).or_default().push(row.get(2));
+    }
+    Ok(keys)
+}
+
 /// Which of these operations a side has, and in which batch.
 pub(super) async fn present(client: &Client, open: &Open) -> Result<HashMap<Uuid, (i64, i64)>, Failure> {
     let ids: BTreeSet<Uuid> = open

@@ -27,6 +27,10 @@ const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(
 pub(super) const FENCE_SQL: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
     SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
+/// The same plans for what follows a closure: only our own statements do.
+pub(super) const BY_KEY_SQL: &str = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+
 /// How a transaction of the general door begins on the leader: its statements are planned as the caller's own.
 pub(super) const CALLERS_FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
@@ -230,14 +234,14 @@ impl Lane {
         let followed = join_all(
             followers
                 .iter()
-                .map(|side| self.follow(epoch, leader, *side, jobs, &collected, &catalog)),
+                .map(|side| self.follow_guarded(epoch, leader, *side, jobs, &collected, &catalog)),
         )
         .await;
         let mut doubtful = Vec::new();
         for found in followed {
             doubtful.extend(found?);
         }
-        self.ask_leader(leader, doubtful).await?;
+        self.ask(leader, doubtful).await?;
         // A side that has gone in the meantime must be found before the first COMMIT, not by it.
         for side in epoch.members.iter() {
             self.conn_client(side)

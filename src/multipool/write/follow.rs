@@ -1,13 +1,13 @@
-//! Step 3 on a follower: apply the leader's images in its order, then the guard.
+//! Step 3 on a follower: apply the leader's images in its order, then the guard, which looks both ways.
 //!
 //! Repeating images row by row is quick and nearly always right. The leader's statements may have checked their
 //! constraints at other moments, though (one statement that writes two tables, a swap), and a cascade may have changed a
 //! row after its image was taken. Then the rows are read from the leader's open transaction and written as a whole.
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join};
 use uuid::Uuid;
 
-use super::attempt::{CALLERS_FENCE_SQL, Collected, Reply, Sql, Stop, in_order, names, stop_own};
+use super::attempt::{BY_KEY_SQL, CALLERS_FENCE_SQL, Collected, Reply, Sql, Stop, in_order, names, stop_own};
 use super::{Again, Job, Lane, Work};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Failure, Repeat};
@@ -28,19 +28,30 @@ o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
     ON CONFLICT (op) DO NOTHING RETURNING op)
 SELECT (SELECT n FROM e), (SELECT count(*) FROM o), set_config('kambana.apply', 'on', true)";
 
-/// Batches of other writers that changed these keys here and are not known to be on the leader.
+/// Other batches that changed these keys here and are not known to be on the leader.
 const GUARD_SQL: &str = "-- write::guard()
 WITH k AS (SELECT * FROM unnest($2::text[], $3::text[]) AS k(tbl, key)),
 o AS (SELECT j.lane, j.batch, j.tbl, j.key, j.old_key FROM kambana.lane AS l
     JOIN kambana.journal AS j ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0)
-    WHERE NOT l.closed AND l.lane <> $4)
+    WHERE NOT l.closed AND (j.lane <> $4 OR j.batch <> $5))
 SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
 UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
 UNION SELECT 0, 0 FROM k JOIN kambana.journal AS j ON j.lane = 0 AND (j.tbl, j.key) = (k.tbl, k.key)
 UNION SELECT 0, 0 FROM kambana.journal AS j JOIN k ON j.tbl = k.tbl AND (j.old_key = k.key OR j.kind = 'T')
     WHERE j.lane = 0";
 
-/// How many of these batches the leader lacks.
+/// On the leader: other batches of the pool that changed these keys and are not known to be on this follower. Their effect
+/// is in the images, their names are not. Foreign writes have no names to repeat: a busy foreign writer holds up nobody.
+const GUARD_LEADER_SQL: &str = "-- write::guard_leader()
+WITH k AS (SELECT * FROM unnest($2::text[], $3::text[]) AS k(tbl, key)),
+o AS (SELECT j.lane, j.batch, j.tbl, j.kind, j.key, j.old_key FROM kambana.lane AS l
+    JOIN kambana.journal AS j ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0)
+    WHERE NOT l.closed AND l.lane <> 0 AND (j.lane <> $4 OR j.batch <> $5))
+SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
+UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
+UNION SELECT o.lane, o.batch FROM o JOIN k ON o.tbl = k.tbl WHERE o.kind = 'T'";
+
+/// How many of these batches a side lacks.
 const LACKING_SQL: &str = "-- write::lacking()
 SELECT count(*) FROM unnest($1::bigint[], $2::bigint[]) AS p(lane, batch)
 WHERE NOT EXISTS (SELECT FROM kambana.op AS o WHERE o.lane = p.lane AND o.batch = p.batch)";
@@ -69,9 +80,30 @@ fn may_be_stale(catalog: &Catalog, entries: &[Entry]) -> bool {
 }
 
 impl Lane {
-    /// Step 3 on one follower: names, rows, journal, **then** the guard. Returns the batches that the leader must be
+    /// Step 3 on one follower, while the leader answers its half of the guard. Returns the batches that the leader must be
     /// asked about.
-    pub(super) async fn follow(
+    pub(super) async fn follow_guarded(
+        &self,
+        epoch: &Epoch,
+        leader: SideId,
+        side: SideId,
+        jobs: &[Job],
+        collected: &Collected,
+        catalog: &Catalog,
+    ) -> Result<Vec<(i64, i64)>, Stop> {
+        let (on_follower, on_leader) = join(
+            self.follow(epoch, leader, side, jobs, collected, catalog),
+            self.guard_leader(leader, side, jobs, collected),
+        )
+        .await;
+        let (on_follower, on_leader) = (on_follower?, on_leader?);
+        // Only now: the follower's rows are locked, so whoever was in flight there has committed or never will.
+        self.ask(side, on_leader).await?;
+        Ok(on_follower)
+    }
+
+    /// Names, rows, journal, **then** the guard.
+    async fn follow(
         &self,
         epoch: &Epoch,
         leader: SideId,
@@ -116,7 +148,7 @@ impl Lane {
         let follow_params = entering.params(self, epoch, collected);
         let arrays = Arrays::new(&collected.entries);
         let guarded = Guarded::new(leader, &collected.entries);
-        let guard_params = guarded.params(&self.id);
+        let guard_params = guarded.params(self);
 
         let mut work: Vec<BoxFuture<'_, Result<Reply, Failure>>> = Vec::with_capacity(plan.len() + 5);
         work.push(Box::pin(async {
@@ -205,7 +237,7 @@ impl Lane {
         journal::insert(client, &collected.entries).await.map_err(own)?;
         let guarded = Guarded::new(leader, &collected.entries);
         let rows = client
-            .query(GUARD_SQL, &guarded.params(&self.id))
+            .query(GUARD_SQL, &guarded.params(self))
             .await
             .map_err(|e| own(e.into()))?;
         client
@@ -216,17 +248,42 @@ impl Lane {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// The second half of the guard: a change of these rows that only a follower has must not be overwritten.
-    pub(super) async fn ask_leader(&self, leader: SideId, doubtful: Vec<(i64, i64)>) -> Result<(), Stop> {
+    /// The leader's half of the guard: no effect may get to this follower without the name it belongs to.
+    async fn guard_leader(
+        &self,
+        leader: SideId,
+        side: SideId,
+        jobs: &[Job],
+        collected: &Collected,
+    ) -> Result<Vec<(i64, i64)>, Stop> {
+        if collected.entries.is_empty() || cfg!(mutant = "one_way_guard") {
+            return Ok(Vec::new());
+        }
+        let (tables, keys) = tables_and_keys(&collected.entries);
+        let found = async {
+            let conn = self.conns[leader].as_ref().ok_or_else(no_connection)?;
+            let client = conn.client()?;
+            // The caller's statements are done; from here on ours are planned as in the declarative door.
+            if matches!(jobs, [job] if matches!(job.work, Work::Transaction(_))) {
+                client.batch_execute(BY_KEY_SQL).await?;
+            }
+            let guard = conn.prepare(GUARD_LEADER_SQL).await?;
+            Ok(client
+                .query(&guard, &[&place(side), &tables, &keys, &self.id, &self.batch])
+                .await?)
+        };
+        let rows = found.await.map_err(|failure| stop_own(leader, failure))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// The second half of the guard: a change of these rows that only one side has must be brought to the other first.
+    pub(super) async fn ask(&self, side: SideId, doubtful: Vec<(i64, i64)>) -> Result<(), Stop> {
         if doubtful.is_empty() {
             return Ok(());
         }
         let (lanes, batches): (Vec<i64>, Vec<i64>) = doubtful.into_iter().unzip();
         let lacking = async {
-            let conn = match &self.conns[leader] {
-                Some(conn) => conn,
-                None => return Err(Failure::Side(SideFault::Down("no connection".into()))),
-            };
+            let conn = self.conns[side].as_ref().ok_or_else(no_connection)?;
             let statement = conn.prepare(LACKING_SQL).await?;
             Ok(conn
                 .client()?
@@ -234,7 +291,7 @@ impl Lane {
                 .await?
                 .get::<_, i64>(0))
         };
-        match lacking.await.map_err(|failure| stop_own(leader, failure))? {
+        match lacking.await.map_err(|failure| stop_own(side, failure))? {
             0 => Ok(()),
             _ => Err(Again::Merge.into()),
         }
@@ -298,10 +355,7 @@ struct Guarded<'a> {
 
 impl<'a> Guarded<'a> {
     fn new(leader: SideId, entries: &'a [Entry]) -> Guarded<'a> {
-        let keys = entries
-            .iter()
-            .flat_map(|e| e.keys().map(|key| (e.table.as_str(), key)));
-        let (tables, keys) = keys.unzip();
+        let (tables, keys) = tables_and_keys(entries);
         Guarded {
             leader: place(leader),
             tables,
@@ -309,8 +363,8 @@ impl<'a> Guarded<'a> {
         }
     }
 
-    fn params<'b>(&'b self, lane: &'b i64) -> [Sql<'b>; 4] {
-        [&self.leader, &self.tables, &self.keys, lane]
+    fn params<'b>(&'b self, lane: &'b Lane) -> [Sql<'b>; 5] {
+        [&self.leader, &self.tables, &self.keys, &lane.id, &lane.batch]
     }
 }
 
@@ -325,4 +379,15 @@ fn check_entered(entered: &[tokio_postgres::Row], jobs: &[Job]) -> Result<(), St
         Some((Some(_), _)) => Err(Again::Merge.into()),
         _ => Err(Again::EpochMoved.into()),
     }
+}
+
+fn no_connection() -> Failure {
+    Failure::Side(SideFault::Down("no connection".into()))
+}
+
+fn tables_and_keys(entries: &[Entry]) -> (Vec<&str>, Vec<&str>) {
+    entries
+        .iter()
+        .flat_map(|e| e.keys().map(|key| (e.table.as_str(), key)))
+        .unzip()
 }

@@ -7,7 +7,7 @@ use kambana::multipool::failpoint::Point;
 use uuid::Uuid;
 
 use super::scene::{CROWDED, FREEZE, Scene, let_go};
-use crate::support::{eventually, whole};
+use crate::support::{eventually, number, side, whole};
 
 /// How soon what a dead instance left in the middle is brought together.
 const ROLLED_FORWARD: Duration = Duration::from_secs(5);
@@ -370,6 +370,71 @@ async fn the_repairer_is_killed_in_the_last_merge() {
     for (point, name) in [(Point::MergeBefore, "a"), (Point::MergeBetween, "b")] {
         repairer_dies_at(&scene, point, name).await;
     }
+    scene.finish().await;
+}
+
+/// A pass of a catch-up copies the leader's row over a change that only the returned side has, and what it copied is settled
+/// before the readmission looks: the overwritten change gives way all the same, is kept, and can be repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pass_has_overwritten_gives_way_although_its_rival_is_settled() {
+    let scene = Scene::set().await;
+    let row = scene.make(0, "first").await;
+    whole(&scene, Duration::from_secs(10)).await;
+    let (repairer, dying) = (scene.points(0), scene.points(1));
+    repairer.arm(Point::SettleBefore, "hold");
+    let (rival, asked) = scene.put(0, row, "one");
+    assert!(asked.await.unwrap().applied());
+    repairer.wait(Point::SettleBefore).await;
+    dying.arm(Point::CommitLeader, "hold");
+    dying.arm(Point::CommittedFollower, "sleep 0");
+    let (op, asked) = scene.put(1, row, "two");
+    dying.wait(Point::CommittedFollower).await;
+    scene.web_act(Action::Crash, 1).await;
+    scene.side_act(Action::Crash, "b").await;
+    dying.disarm(Point::CommitLeader);
+    assert_eq!(asked.await.unwrap().status, None);
+    eventually("b is out", FREEZE * CROWDED, || async {
+        scene.epoch("a").await.1 == 1
+    })
+    .await;
+    assert!(!scene.has("a", op).await, "only b has it");
+    let open = format!(
+        "SELECT count(*) FROM kambana.op AS o JOIN kambana.lane AS l ON l.lane = o.lane \
+         WHERE o.op = '{rival}' AND o.batch > coalesce(l.confirmed[2], 0)"
+    );
+    let a = scene.dsn(side("a"));
+    assert_eq!(number(&a, &open).await, 1, "nobody has settled its rival yet");
+
+    repairer.arm(Point::PassEnd, "hold");
+    scene.side_act(Action::Start, "b").await;
+    repairer.wait(Point::PassEnd).await;
+    assert!(scene.has("b", op).await, "its name is still there");
+    assert_eq!(
+        scene.content("b", row).await.as_deref(),
+        Some("one"),
+        "overwritten"
+    );
+    repairer.disarm(Point::SettleBefore);
+    eventually("its rival is settled", FREEZE * CROWDED, || async {
+        number(&a, &open).await == 0
+    })
+    .await;
+    repairer.disarm(Point::PassEnd);
+    scene.web_act(Action::Start, 1).await;
+    whole(&scene, super::scene::HEAL).await;
+    for name in ["a", "b"] {
+        let kept = format!(
+            "SELECT count(*) FROM kambana.conflict WHERE lost_op = '{op}' \
+             AND lost_image LIKE '%two%' AND kept_image LIKE '%one%'"
+        );
+        assert_eq!(
+            number(&scene.dsn(side(name)), &kept).await,
+            1,
+            "both images on {name}"
+        );
+    }
+    assert!(scene.put_as(0, op, row, "two").await.applied());
+    scene.both_have(row, "two", FREEZE * CROWDED).await;
     scene.finish().await;
 }
 
