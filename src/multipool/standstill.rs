@@ -1,6 +1,6 @@
 //! Whether this process has stood still (SIGSTOP, a suspended machine, no processor for a while). What it knows of the
 //! membership is as old as the standstill then: others may have moved on, and the database that it remembers as the leader may
-//! have died, returned, and not been caught up yet. A write notices at the epoch; a read is answered only if no member has moved on.
+//! have died, returned, and not been caught up yet. A write notices at the epoch; a read is answered only if no other side has moved on.
 //!
 //! Nothing here is stored: a new process knows nothing to begin with.
 
@@ -52,8 +52,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// Whether another member has moved on to a later epoch while this process stood still; asked after a read from `side`. The
-/// member that says so is asked for a heartbeat, so that this instance moves on too. One that does not answer says nothing.
+/// Whether another side has moved on to a later epoch while this process stood still; asked after a read from `side`. The
+/// side that says so is asked for a heartbeat, so that this instance moves on too. One that does not answer says nothing.
 pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId) -> bool {
     let Some(resumed) = inner
         .pulse
@@ -63,7 +63,8 @@ pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId) -> bool {
         return false;
     };
     let epoch = inner.view().epoch;
-    for other in epoch.members.iter().filter(|other| *other != side) {
+    // Not only its members: a side that was out then may have returned, and gone on alone.
+    for other in inner.sides.ids().filter(|other| *other != side) {
         let known = inner.health(other);
         let stored = match known.asked {
             Some(asked) if asked > resumed => known.epoch,

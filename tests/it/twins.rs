@@ -6,7 +6,7 @@ use std::time::Duration;
 use kambana::local::{Action, Target};
 
 use crate::load::{History, Load, check};
-use crate::support::{Running, full, healed, number, side, whole};
+use crate::support::{Running, eventually, full, healed, number, side, whole};
 
 /// A crash costs at most this much between two successful writes; a freeze three times as much.
 const CRASH_BUDGET: Duration = Duration::from_secs(1);
@@ -166,17 +166,28 @@ async fn an_instance_that_stood_still_does_not_answer_with_the_past() {
         .unwrap();
     assert_eq!(made.json::<serde_json::Value>().await.unwrap()["id"], 1);
 
-    let (a, first, second) = (Target::Side(side("a")), Target::Web(0), Target::Web(1));
-    stack.act(Action::Freeze, first).await.unwrap();
+    // It stands still while b leads alone; a returns, and b dies in its turn.
+    let (a, b) = (Target::Side(side("a")), Target::Side(side("b")));
+    let (first, second) = (Target::Web(0), Target::Web(1));
     stack.act(Action::Crash, a).await.unwrap();
+    eventually("web1 reads from b", Duration::from_secs(20), || async {
+        let status = http.get(format!("{web1}/api/status")).send().await.unwrap();
+        status.json::<serde_json::Value>().await.unwrap()["leader"] == "b"
+    })
+    .await;
+    stack.act(Action::Freeze, first).await.unwrap();
+    stack.act(Action::Start, a).await.unwrap();
+    whole(&stack, Duration::from_secs(30)).await;
+    stack.act(Action::Crash, b).await.unwrap();
     assert_eq!(put(&web2, "new").await, 200);
     // Nobody brings it up to date before it is asked.
     stack.act(Action::Freeze, second).await.unwrap();
-    stack.act(Action::Start, a).await.unwrap();
+    stack.act(Action::Start, b).await.unwrap();
     let content = "SELECT count(*) FROM items WHERE content = 'old'";
-    assert_eq!(number(&stack.dsn(side("a")), content).await, 1, "a lacks it");
+    assert_eq!(number(&stack.dsn(side("b")), content).await, 1, "b lacks it");
+    // On connections of their own: an idle one ends while the instance stands still.
     let asked: Vec<_> = (0..20)
-        .map(|_| tokio::spawn(http.get(format!("{web1}/api/items/1")).send()))
+        .map(|_| tokio::spawn(crate::load::http().get(format!("{web1}/api/items/1")).send()))
         .collect();
     tokio::time::sleep(Duration::from_millis(200)).await;
     stack.act(Action::Thaw, first).await.unwrap();
