@@ -22,7 +22,7 @@ Examples:
   kambana rebuild b --replace     whatever b holds is overwritten
 
 Exit codes:
-  0  the database is active again
+  0  the database is active again, or copied and waiting for an instance to run
   1  refused: the text says why, and nothing was overwritten
   2  no living database to copy from, or it does not answer")]
 pub struct RebuildArgs {
@@ -56,6 +56,13 @@ pub async fn run(args: RebuildArgs) -> Result<Verdict, Failure> {
     Ok(match ended? {
         Ended::Active => {
             say(format!("side {} is rebuilt and active", args.side));
+            Verdict::Fine
+        }
+        Ended::Copied => {
+            say(format!(
+                "side {} is copied; it is caught up and made active as soon as an instance runs",
+                args.side
+            ));
             Verdict::Fine
         }
         Ended::Refused(why) => {

@@ -59,6 +59,8 @@ pub(super) async fn server(client: &Client) -> Result<String, Failure> {
 
 /// What another side remembers about a side.
 struct Remembered {
+    /// The membership it stores.
+    epoch: i64,
     mark: i64,
     /// Lanes, and the last batch of each that the side is said to have and the other has too.
     lanes: Vec<i64>,
@@ -67,7 +69,8 @@ struct Remembered {
 
 const REMEMBERED_SQL: &str = "-- lineage::remembered()
 SELECT coalesce((SELECT m.mark FROM kambana.mark AS m WHERE m.side = $1), 0),
-    coalesce(array_agg(l.lane), '{}'), coalesce(array_agg(least(l.confirmed[$2], last.batch)), '{}')
+    coalesce(array_agg(l.lane), '{}'), coalesce(array_agg(least(l.confirmed[$2], last.batch)), '{}'),
+    (SELECT e.n FROM kambana.epoch AS e)
 FROM kambana.lane AS l CROSS JOIN LATERAL (
     SELECT o.batch, o.at FROM kambana.op AS o WHERE o.lane = l.lane ORDER BY o.batch DESC LIMIT 1) AS last
 WHERE l.confirmed[$2] > 0 AND last.at > now() - make_interval(secs => $3)";
@@ -91,6 +94,7 @@ async fn remembered(inner: &Inner, by: SideId, of: SideId) -> Result<Option<Reme
         .query_one(REMEMBERED_SQL, &[&of.to_string(), &place(of), &trimmed.max(45.0)])
         .await?;
     Ok(Some(Remembered {
+        epoch: row.get(3),
         mark: row.get(0),
         lanes: row.get(1),
         batches: row.get(2),
@@ -129,6 +133,15 @@ pub(super) async fn check(inner: &Inner, side: SideId, client: &Client) -> Resul
             // Frozen, or only slow: not used before that is known. A frozen one is, in a moment.
             Err(_) => return Err(Failure::Side(SideFault::Silent)),
         };
+        let known = inner.view().epoch.n;
+        if known > 0 && said.epoch > known {
+            // While it was away the others may have gone on without it: this instance has to follow first.
+            inner.doubt(by);
+            return Err(Failure::Side(SideFault::Down(format!(
+                "it was started anew, and meanwhile side {by} has gone on to epoch {}",
+                said.epoch
+            ))));
+        }
         highest = highest.max(said.mark);
         let lacks: i64 = client
             .query_one(LACKS_SQL, &[&said.lanes, &said.batches])

@@ -125,7 +125,8 @@ pub(super) async fn rebuild(
     }
     match done {
         Ok(rows) => {
-            inner.doubt(other);
+            // What was seen of it before must not start another one.
+            inner.look_anew(other).await;
             Ok(Rebuilt::Copied(rows))
         }
         Err(Stop::Refused { why, asks }) => {

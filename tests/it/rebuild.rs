@@ -26,6 +26,11 @@ const TABLES: [&str; 3] = ["php_session", "items", "servers"];
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn config(stack: &Stack, instance: &str) -> PoolConfig {
+    // With RUST_LOG a failed test shows what the pools in this process did.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .try_init();
     let mut config = PoolConfig::new(stack.side_configs(), instance);
     config.state_dir = stack.place().dir.join("state");
     config

@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 
 use super::{LONG, Order, SHORT, Stop, Work, marker, refused, within};
-use crate::multipool::connection::{Conn, Failure};
+use crate::multipool::connection::{Conn, Failure, Repeat};
 use crate::multipool::epoch::{self, Fence};
 use crate::multipool::install::{self, FirstEpoch, INSTALL_SQL};
-use crate::multipool::{Loss, SideId, lineage, merge};
+use crate::multipool::{Loss, SideFault, SideId, lineage, merge, votes};
 
 /// What the copy needs to know.
 #[derive(Debug)]
@@ -50,10 +50,12 @@ pub(super) async fn claim(work: &Work<'_>, order: Order) -> Result<Plan, Stop> {
             });
         }
     }
+    if begun.is_none() && !order.consent && !still_lost(work, order.loss, identity.is_some()).await? {
+        // Another repairer has finished it since this one looked.
+        return Err(Stop::At(other, Failure::Repeat(Repeat::Contention)));
+    }
     let loss = match (&begun, order.loss) {
         (Some(marker), _) => marker.loss,
-        // The marker went with the schema.
-        (None, Loss::Unfinished) => Loss::Stripped,
         (None, loss) => loss,
     };
     let consent = order.consent || begun.as_ref().is_some_and(|marker| marker.consent);
@@ -65,6 +67,25 @@ pub(super) async fn claim(work: &Work<'_>, order: Order) -> Result<Plan, Stop> {
         loss,
         consent,
         done: BTreeSet::new(),
+    })
+}
+
+/// What the prober saw may have passed: asked again, now that nobody else repairs this side.
+async fn still_lost(work: &Work<'_>, loss: Loss, installed: bool) -> Result<bool, Stop> {
+    Ok(match loss {
+        Loss::Empty | Loss::Stripped => !installed,
+        Loss::Unfinished => false,
+        Loss::TooOld => given_up(work).await?,
+        Loss::Restored => {
+            let looked = lineage::check(work.inner, work.other, &work.target);
+            match tokio::time::timeout(SHORT, looked).await {
+                Ok(Ok(())) => false,
+                Ok(Err(Failure::Side(SideFault::Lost(_)))) => true,
+                Ok(Err(failure)) => return Err(Stop::At(work.other, failure)),
+                Err(_) => return Err(Stop::At(work.other, Failure::Side(SideFault::Silent))),
+            }
+        }
+        Loss::Asked => true,
     })
 }
 
@@ -155,10 +176,7 @@ async fn keep_open_changes(work: &Work<'_>, consent: bool) -> Result<(), Stop> {
         Ok(Ok(None)) if consent => Ok(()),
         Ok(Ok(None)) => Err(super::keep::too_many(work.other)),
         Ok(Err((side, failure))) => Err(Stop::At(side, failure)),
-        Err(_) => Err(Stop::At(
-            work.other,
-            Failure::Side(crate::multipool::SideFault::Silent),
-        )),
+        Err(_) => Err(Stop::At(work.other, Failure::Side(SideFault::Silent))),
     }
 }
 
@@ -183,6 +201,8 @@ async fn begin_anew(work: &Work<'_>, loss: Loss, consent: bool) -> Result<(), St
             .await?;
         target.batch_execute(INSTALL_SQL).await?;
         install::introduce(target, work.other, pool, &first, mark).await?;
+        // No vote before it is readmitted: what it has promised before is forgotten.
+        votes::introduce(target, work.other, false).await?;
         target
             .execute(
                 "-- rebuild::begin_anew()\nUPDATE kambana.epoch SET generation = $1, reason = 'being rebuilt'",

@@ -2,23 +2,21 @@
 //!
 //! Works beside running instances, under the same lease; whoever has it copies, the command shows how far it is.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Order, Rebuilt, SHORT, marker, open, rebuild as copy, within};
 use crate::config::PoolConfig;
-use crate::multipool::Peers;
 use crate::multipool::connection::{Conn, Failure, words};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::inner::Inner;
-use crate::multipool::{ConnectError, Loss, MultiPool, Progress, SideFault, SideId, SideSet};
+use crate::multipool::{ConnectError, Loss, MultiPool, Peers, Progress, SideFault, SideId, SideSet};
 
 /// How often it looks again.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// A copied side is readmitted by an instance within seconds; when none runs, the command does it.
+/// A copied side is readmitted by an instance within seconds, if one runs.
 const INSTANCES_PATIENCE: Duration = Duration::from_secs(15);
 
 /// An instance puts a side out that was marked within this time.
@@ -29,6 +27,8 @@ const EJECT_PATIENCE: Duration = Duration::from_secs(30);
 pub enum Ended {
     /// The side is active again.
     Active,
+    /// Everything is copied; an instance will make it active, but none runs.
+    Copied,
     /// Nothing was overwritten; the reason, and what to do.
     Refused(String),
 }
@@ -89,7 +89,7 @@ fn authority(inner: &Inner, but: SideId) -> Option<(Epoch, SideId)> {
 }
 
 async fn attempt(
-    inner: &Arc<Inner>,
+    inner: &Inner,
     side: SideId,
     replace: bool,
     tell: &impl Fn(&Progress),
@@ -138,12 +138,8 @@ async fn attempt(
                 )));
             }
             (false, None) if copied.is_some_and(|at| at.elapsed() < INSTANCES_PATIENCE) => None,
-            // It takes votes, and a command has none.
-            (false, None) if copied.is_some() => {
-                return Ok(Ended::Refused(format!(
-                    "side {side} is copied, and no instance brings it back: start one"
-                )));
-            }
+            // A change of the active sides needs votes, and the command has none.
+            (false, None) if copied.is_some() => return Ok(Ended::Copied),
             (false, Some(SideFault::Unfit(why))) if !replace => return Ok(Ended::Refused(why.clone())),
             (false, fault) => {
                 let loss = match fault {

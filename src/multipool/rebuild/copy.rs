@@ -28,29 +28,31 @@ const NOTE_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 const OWN: &str = "kambana";
 
 /// The pool's own tables that are the same on every side, with what is copied of them and in which order.
-const OWN_TABLES: [(&str, &str, &str); 4] = [
+const OWN_TABLES: [(&str, &str, &str); 5] = [
     ("op", "", ""),
     // Foreign rows that no twin has yet are brought by the merge.
     ("journal", "WHERE lane <> 0", "ORDER BY n"),
     ("lane", "", ""),
-    ("conflict", "", "ORDER BY id"),
+    ("conflict", "", ""),
+    ("certificate", "", ""),
 ];
 
 /// The pool's own tables that speak of one side only, or are filled otherwise.
 #[cfg(test)]
-const NOT_COPIED: [&str; 12] = [
+const NOT_COPIED: [&str; 11] = [
     "identity",
     "epoch",
     "fence",
     "watched",
     "heartbeat",
     "repair",
-    "held",
-    "certificate",
-    "vote",
-    "voter",
     "mark",
     "rebuild",
+    // Made anew, filled by the readmission.
+    "vote",
+    "voter",
+    // Between two active sides.
+    "held",
 ];
 
 /// One snapshot for everything that is copied.

@@ -3,11 +3,15 @@
 //! Kept on every active side and on the lost one, before it is overwritten. Up to [`MOST`] rows; when there are more, a
 //! person is asked, for it is a database with a life of its own.
 
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
 use super::claim::Plan;
 use super::{LONG, SHORT, Stop, Work, within};
-use crate::multipool::Loss;
 use crate::multipool::catalog::{Table, ident, key_type, literal, row_type};
 use crate::multipool::connection::{Conn, Failure};
+use crate::multipool::{Loss, SideId};
 
 /// So many differing rows of a table are kept without asking.
 pub(in crate::multipool) const MOST: i64 = 10_000;
@@ -19,7 +23,7 @@ const MOST_BYTES: i64 = 64 * 1024 * 1024;
 const STROKE: usize = 500;
 
 /// The refusal when there are more.
-pub(super) fn too_many(other: crate::multipool::SideId) -> Stop {
+pub(super) fn too_many(other: SideId) -> Stop {
     Stop::Refused {
         why: format!(
             "it holds more than {MOST} rows that the living side has not, or has otherwise; to overwrite them, and keep the \
@@ -63,8 +67,25 @@ pub(super) async fn differences(work: &Work<'_>, plan: &Plan, table: &Table) -> 
         let kept: Vec<Option<&str>> = rows.iter().map(|row| row.get(1)).collect();
         let lost: Vec<Option<&str>> = rows.iter().map(|row| row.get(2)).collect();
         let names = (work.lead.to_string(), work.other.to_string());
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [&table.name, &names.0, &names.1, &work.token, &keys, &kept, &lost];
+        let columns: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
+        let at = SystemTime::now();
+        let ids: Vec<String> = keys
+            .iter()
+            .zip(kept.iter().zip(&lost))
+            .map(|(key, images)| conflict_id(work.other, &table.name, key, images))
+            .collect();
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
+            &table.name,
+            &names.0,
+            &names.1,
+            &work.token,
+            &columns,
+            &at,
+            &ids,
+            &keys,
+            &kept,
+            &lost,
+        ];
         for side in work.epoch.members.iter() {
             let stored = async {
                 let conn = Conn::open(&work.inner.sides[side].writes).await?;
@@ -81,12 +102,17 @@ pub(super) async fn differences(work: &Work<'_>, plan: &Plan, table: &Table) -> 
     within(work.other, SHORT, target.batch_execute("DROP TABLE kambana.kept")).await
 }
 
-/// A rebuild that was interrupted has kept the same rows before.
+/// The same whoever finds it.
+fn conflict_id(other: SideId, table: &str, key: &str, images: (&Option<&str>, &Option<&str>)) -> String {
+    let what = format!("rebuild {other} {table} {key} {images:?}");
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, what.as_bytes()).to_string()
+}
+
+/// Names are made from what is lost: a rebuild that was interrupted has kept the same rows before.
 const STORE_SQL: &str = "-- rebuild::keep()
-INSERT INTO kambana.conflict (tbl, key, kept_side, kept_image, lost_side, lost_image, lost_op)
-SELECT $1, u.key, $2, u.kept, $3, u.lost, $4 FROM unnest($5::text[], $6::text[], $7::text[]) AS u(key, kept, lost)
-WHERE NOT EXISTS (SELECT FROM kambana.conflict AS c WHERE c.tbl = $1 AND c.key = u.key AND c.lost_side = $3
-    AND c.lost_image IS NOT DISTINCT FROM u.lost AND c.kept_image IS NOT DISTINCT FROM u.kept)";
+INSERT INTO kambana.conflict (id, tbl, key, kept_side, kept_image, lost_side, lost_image, lost_op, columns, rule, state, at)
+SELECT u.id, $1, u.key, $2, u.kept, $3, u.lost, $4, $5, 'return', 'rule', $6
+FROM unnest($7::text[], $8::text[], $9::text[], $10::text[]) AS u(id, key, kept, lost) ON CONFLICT (id) DO NOTHING";
 
 fn find_sql(table: &Table, all: bool) -> String {
     let list = |alias: &str, names: &mut dyn Iterator<Item = &str>| {

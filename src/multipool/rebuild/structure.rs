@@ -45,8 +45,23 @@ pub(super) async fn complete(work: &Work<'_>, catalog: &Catalog) -> Result<(), S
             return Err(Stop::At(work.other, Failure::Side(silent)));
         }
     }
+    same_rules(work).await?;
     work.commit().await?;
     same_structure(work).await
+}
+
+/// Which side wins in a clash is said beside each watched table.
+async fn same_rules(work: &Work<'_>) -> Result<(), Stop> {
+    let sql = "-- rebuild::same_rules()\nSELECT tbl, on_conflict FROM kambana.watched";
+    let rows = within(work.lead, SHORT, work.source.query(sql, &[])).await?;
+    let (tables, rules): (Vec<String>, Vec<String>) = rows
+        .iter()
+        .map(|row| (row.get::<_, String>(0), row.get::<_, String>(1)))
+        .unzip();
+    let sql = "-- rebuild::same_rules()\nUPDATE kambana.watched AS w SET on_conflict = u.rule \
+               FROM unnest($1::text[], $2::text[]) AS u(tbl, rule) WHERE w.tbl = u.tbl";
+    within(work.other, SHORT, work.target.execute(sql, &[&tables, &rules])).await?;
+    Ok(())
 }
 
 /// Types that are not made by us have to be there.

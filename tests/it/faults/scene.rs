@@ -81,7 +81,7 @@ impl Scene {
                 let Ok(answer) = scene.0.http.get(&url).send().await else {
                     return false;
                 };
-                let status: serde_json::Value = answer.json().await.unwrap_or_default();
+                let status: Value = answer.json().await.unwrap_or_default();
                 status["votes"]["total"].is_u64() && status["votes"]["present"] == status["votes"]["total"]
             })
             .await;
