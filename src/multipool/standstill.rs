@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::SideId;
+use super::connection::{self, Failure, Purpose};
+use super::epoch::{self, Epoch};
 use super::inner::{Inner, lock};
-use super::{SideId, health};
 
 /// How often the pulse is felt.
 const BEAT: Duration = Duration::from_millis(100);
@@ -69,8 +71,8 @@ pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId) -> bool {
         let stored = match known.asked {
             Some(asked) if asked > resumed => known.epoch,
             _ => {
-                let asked = timeout(inner.config.probe_deadline, health::current_epoch(inner, other)).await;
-                asked.ok().and_then(Result::ok).map(|(epoch, _)| epoch)
+                let asked = timeout(inner.config.probe_deadline, ask(inner, other)).await;
+                asked.ok().and_then(Result::ok)
             }
         };
         if stored.is_some_and(|stored| stored.n > epoch.n) {
@@ -79,6 +81,13 @@ pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId) -> bool {
         }
     }
     false
+}
+
+/// The epoch that a side stores, over a connection of its own: those of the pools are refused until the prober has looked at
+/// a server that was started anew, and a server that was started anew is just who may know more.
+async fn ask(inner: &Inner, side: SideId) -> Result<Epoch, Failure> {
+    let client = connection::connect(&inner.config, side, Purpose::Read).await?;
+    epoch::read(&client).await
 }
 
 #[cfg(test)]

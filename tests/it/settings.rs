@@ -266,7 +266,10 @@ async fn serve_refuses_databases_that_are_not_its_twins() {
     let stack = pair().await;
     let settings = || Settings::of(&stack);
     settings()
-        .refused("serve", &["side a", "run `kambana init`"])
+        .refused(
+            "serve",
+            &["schema kambana is missing on every side", "run `kambana init`"],
+        )
         .await;
     let done = settings().run("init").await;
     assert_eq!(done.code, Some(0), "{done:?}");

@@ -259,6 +259,8 @@ async fn cases_9_to_11_killed_after_the_commits() {
 
 /// Every place of an ejection and of a catch-up: the repairer is killed there, the other instance finishes.
 const REPAIR: &[Point] = &[
+    Point::VoteBefore,
+    Point::VoteDecided,
     Point::EjectFenced,
     Point::EjectBefore,
     Point::EjectAfter,
@@ -358,7 +360,7 @@ async fn repairer_dies_at(scene: &Scene, point: Point, name: &str) {
 async fn the_repairer_is_killed_while_it_ejects() {
     let scene = Scene::set().await;
     // Before the epoch is written, the dead instance and side a together would be half of the votes: b dies then.
-    for (point, name) in REPAIR[..4].iter().zip(["b", "b", "a", "b"]) {
+    for (point, name) in REPAIR[..6].iter().zip(["b", "b", "b", "b", "a", "b"]) {
         repairer_dies_at(&scene, *point, name).await;
     }
     scene.finish().await;
@@ -442,7 +444,7 @@ async fn what_a_pass_has_overwritten_gives_way_although_its_rival_is_settled() {
 #[ignore = "five minutes: the lease of a dead repairer lasts ten seconds"]
 async fn torture_the_repairer_is_killed_at_every_place_of_a_catch_up() {
     let scene = Scene::set().await;
-    for (n, point) in REPAIR[4..].iter().enumerate() {
+    for (n, point) in REPAIR[6..].iter().enumerate() {
         repairer_dies_at(&scene, *point, ["a", "b"][n % 2]).await;
         repairer_dies_at(&scene, *point, ["b", "a"][n % 2]).await;
     }
