@@ -16,6 +16,24 @@ pub(super) struct Column {
     pub name: String,
     /// As `format_type` gives it, for casts.
     pub sql_type: String,
+    /// The type without length or precision: text that is cast to it and then assigned to the column is judged as text that
+    /// is assigned at once. `None` for a domain, whose rules such a cast would apply as a cast and not as an assignment.
+    pub bare_type: Option<String>,
+    /// Of a key column: what PostgreSQL evaluates where an insert does not name it.
+    pub default: Option<String>,
+}
+
+impl Column {
+    /// A column without a default, of a type without length or precision.
+    #[cfg(test)]
+    pub fn plain(name: &str, sql_type: &str) -> Column {
+        Column {
+            name: name.into(),
+            sql_type: sql_type.into(),
+            bare_type: Some(sql_type.into()),
+            default: None,
+        }
+    }
 }
 
 /// One watched table with the statements that move its rows between sides.
@@ -206,10 +224,16 @@ pub fn parse_record(record: &str) -> Vec<Option<String>> {
 /// One row per column of every watched table; key columns carry their place in the key.
 const LOAD_SQL: &str = "-- catalog::load()
 SELECT w.tbl, a.attname::text, format_type(a.atttypid, a.atttypmod),
-       array_position(i.indkey::int2[], a.attnum)
+       array_position(i.indkey::int2[], a.attnum),
+       CASE WHEN y.typtype <> 'd' THEN format_type(a.atttypid, -1) END,
+       CASE WHEN a.attnum = ANY (i.indkey::int2[]) THEN
+           CASE WHEN a.attidentity = '' THEN pg_get_expr(d.adbin, d.adrelid)
+           ELSE format('nextval(%L::regclass)', pg_get_serial_sequence(c.oid::regclass::text, a.attname)) END END
 FROM kambana.watched w
 JOIN pg_class c ON c.oid = kambana.rel(w.tbl)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+JOIN pg_type y ON y.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 ORDER BY w.tbl, a.attname COLLATE \"C\"";
 
@@ -226,6 +250,8 @@ pub(super) async fn load(client: &Client) -> Result<Catalog, Failure> {
         columns.push(Column {
             name,
             sql_type: row.get(2),
+            bare_type: row.get(4),
+            default: row.get(5),
         });
     }
     let mut catalog: Catalog = found

@@ -295,10 +295,7 @@ mod tests {
 
     #[test]
     fn the_differing_columns_are_named() {
-        let column = |name: &str| Column {
-            name: name.into(),
-            sql_type: "text".into(),
-        };
+        let column = |name: &str| Column::plain(name, "text");
         let table = Table::new(
             "t",
             vec![column("id"), column("x"), column("y")],

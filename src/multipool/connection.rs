@@ -34,7 +34,9 @@ const SESSION_SETTINGS: &[(&str, &str)] = &[
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Transactions of lanes and of repair.
+    /// Transactions of lanes.
+    Lane,
+    /// Transactions of repair.
     Write,
     /// Statements of readers; the server refuses writes.
     Read,
@@ -91,6 +93,12 @@ pub(super) async fn keep_awake(client: &Client) -> Infallible {
     }
 }
 
+/// The statements of lanes go by key, so they are planned once, and not by how much the journal held at that moment: planned
+/// anew for each array of names, planning costs as much as running, and a plan made for an empty journal reads all of it
+/// when it is full. Set after the login, so that `DEFAULT` still means what the server does for everybody.
+const BY_KEY_SQL: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
+    SET enable_mergejoin = off";
+
 /// A bounded set of connections to one side.
 pub(super) fn pool(
     side: &SideConfig,
@@ -106,15 +114,19 @@ pub(super) fn pool(
             recycling_method: RecyclingMethod::Verified,
         },
     );
-    Pool::builder(manager)
+    let mut builder = Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(config.probe_deadline))
         .create_timeout(Some(config.probe_deadline))
         .recycle_timeout(Some(config.probe_deadline))
-        .post_create(only_looked_at(looked, config.probe_deadline))
-        .build()
-        .map_err(|e| e.to_string())
+        .post_create(only_looked_at(looked, config.probe_deadline));
+    if purpose == Purpose::Lane {
+        builder = builder.post_create(Hook::async_fn(|client, _| {
+            Box::pin(async { client.batch_execute(BY_KEY_SQL).await.map_err(HookError::Backend) })
+        }));
+    }
+    builder.build().map_err(|e| e.to_string())
 }
 
 /// A connection leads to a server that the prober has looked at, or it is not used.

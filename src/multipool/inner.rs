@@ -28,6 +28,9 @@ use crate::config::PoolConfig;
 /// One side's connections and what is known about it.
 pub(super) struct Side {
     pub reads: Pool,
+    /// One connection a lane.
+    pub lanes: Pool,
+    /// Repair, trimming, and what else is not a write of a caller.
     pub writes: Pool,
     pub health: watch::Sender<Health>,
     /// Asks for a probe now.

@@ -342,10 +342,7 @@ mod tests {
 
     #[test]
     fn runs_keep_the_order_and_never_touch_a_row_twice() {
-        let id = Column {
-            name: "id".into(),
-            sql_type: "integer".into(),
-        };
+        let id = Column::plain("id", "integer");
         let catalog = Catalog::from([("t".to_owned(), Table::new("t", vec![id], vec!["id".into()]))]);
         let entries = [
             entry(Kind::Insert, "(1)", None),

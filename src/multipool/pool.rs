@@ -107,7 +107,7 @@ impl MultiPool {
         let mut sides = Vec::new();
         for (side, settings) in config.sides.iter() {
             let bad = |why| ConnectError(format!("side {side}: {why}"));
-            // Lanes, the repairer, and a few for status and trimming.
+            // The repairer, lanes that ask for a name in doubt, and a few for status and trimming.
             let writes = config.write_lanes + 6;
             let looked = Arc::new(Looked::default());
             let pool = |purpose, size| {
@@ -115,6 +115,7 @@ impl MultiPool {
             };
             sides.push(Side {
                 reads: pool(Purpose::Read, config.pool_size)?,
+                lanes: pool(Purpose::Lane, config.write_lanes)?,
                 writes: pool(Purpose::Write, writes)?,
                 health: watch::Sender::new(Health::default()),
                 doubted: Notify::new(),

@@ -278,10 +278,7 @@ mod tests {
     use super::*;
 
     fn catalog() -> Catalog {
-        let column = |name: &str, sql_type: &str| Column {
-            name: name.into(),
-            sql_type: sql_type.into(),
-        };
+        let column = |name: &str, sql_type: &str| Column::plain(name, sql_type);
         let items = Table::new(
             "items",
             vec![column("id", "integer"), column("name", "text")],

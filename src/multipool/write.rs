@@ -8,7 +8,9 @@
 //! every member of the current epoch was asked, under its fence, whether it has the operation.
 
 mod attempt;
+mod enter;
 mod follow;
+mod group;
 mod job;
 mod known;
 mod lead;

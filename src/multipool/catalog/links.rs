@@ -20,6 +20,8 @@ pub(in crate::multipool) struct Links {
     /// Whether a change of another row can change a row of it in the middle of a statement (`ON DELETE CASCADE`, a
     /// trigger): the captured image of a row may then be older than the row.
     pub nested: bool,
+    /// Whether it has triggers beside ours.
+    pub triggers: bool,
     /// Whether its key is `GENERATED ALWAYS AS IDENTITY`, which no `UPDATE` may set.
     pub fixed_key: bool,
 }
@@ -33,6 +35,11 @@ pub(in crate::multipool) struct ForeignKey {
 }
 
 impl Links {
+    /// Whether a statement on this table changes nothing but the rows it names.
+    pub fn plain(&self) -> bool {
+        !self.triggers && !self.referenced
+    }
+
     /// Whether a row of the table can be refused for the sake of another row.
     pub fn constrained(&self) -> bool {
         self.unique || self.referenced || !self.foreign_keys.is_empty()
@@ -68,7 +75,8 @@ pub(super) async fn load(client: &Client, catalog: &mut Catalog) -> Result<(), F
             continue;
         };
         (table.links.unique, table.links.deferrable) = (row.get(1), row.get(2));
-        triggers |= row.get::<_, bool>(3);
+        table.links.triggers = row.get(3);
+        triggers |= table.links.triggers;
         table.links.fixed_key = row.get(4);
     }
     for row in client.query(FOREIGN_KEYS_SQL, &[]).await? {

@@ -257,10 +257,7 @@ mod tests {
 
     #[test]
     fn statements_name_what_they_touch() {
-        let column = |name: &str| Column {
-            name: name.into(),
-            sql_type: "integer".into(),
-        };
+        let column = |name: &str| Column::plain(name, "integer");
         let table = |name: &str| Table::new(name, vec![column("id"), column("to")], vec!["id".into()]);
         let (child, parent) = (table("child"), table("s.parent"));
         let foreign_key = ForeignKey {

@@ -67,9 +67,15 @@ BEGIN
 END
 $capture$;
 
--- The name sorts before any user trigger, so that images are captured in the order of the changes.
+-- The name sorts before any user trigger, so that images are captured in the order of the changes. Two kinds of rows need
+-- no capture and do not even call the function: those that the pool repeats on another side, and those of a declarative
+-- statement, which answers with the images itself (what a trigger or a cascade does besides is deeper, and is captured).
 CREATE TRIGGER "!kambana" AFTER INSERT OR UPDATE OR DELETE ON {table}
-    FOR EACH ROW EXECUTE FUNCTION kambana.{capture}();
+    FOR EACH ROW
+    WHEN (session_user <> {owner}
+          OR (current_setting('kambana.apply', true) IS DISTINCT FROM 'on'
+              AND (current_setting('kambana.declared', true) IS DISTINCT FROM 'on' OR pg_trigger_depth() > 0)))
+    EXECUTE FUNCTION kambana.{capture}();
 CREATE TRIGGER "!kambana_truncate" AFTER TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION kambana.{capture}();
 INSERT INTO kambana.watched (tbl) VALUES ({name}) ON CONFLICT DO NOTHING;

@@ -101,7 +101,7 @@ async fn capture_is_stale(client: &Client, name: &str) -> Result<bool, Failure> 
     let row = client
         .query_one(
             "-- watch::capture_is_stale()
-             SELECT NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = '!kambana')
+             SELECT NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = '!kambana' AND tgqual IS NOT NULL)
                  OR (SELECT array_agg(format('%s %s', attname, format_type(atttypid, atttypmod)) ORDER BY attname COLLATE \"C\")
                      FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '')
                  IS DISTINCT FROM

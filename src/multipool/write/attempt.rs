@@ -9,7 +9,6 @@ use serde_json::Value as Json;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::NoTls;
 use tokio_postgres::types::ToSql;
-use uuid::Uuid;
 
 use super::{Again, Attempt, Job, Lane, Work};
 use crate::multipool::connection::{Conn, Failure, Repeat, keep_awake};
@@ -21,18 +20,12 @@ use crate::multipool::{Applied, NotApplied, SideFault, SideId, SideSet, WriteErr
 /// How long a side that is well may take to roll back before its connection is thrown away.
 const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(300);
 
-/// How a transaction with none of the caller's SQL begins. Its statements go by key, so they are planned once, and not by
-/// how much the journal held at that moment: planned anew for each array of names, planning costs as much as running, and
-/// a plan made for an empty journal reads all of it when it is full.
-pub(super) const FENCE_SQL: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
-    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; LOCK TABLE kambana.fence IN ROW SHARE MODE";
+/// How a transaction of a lane begins.
+pub(super) const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
-/// The same plans for what follows a closure: only our own statements do.
-pub(super) const BY_KEY_SQL: &str = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
-    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
-
-/// How a transaction of the general door begins on the leader: its statements are planned as the caller's own.
-pub(super) const CALLERS_FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
+/// For the caller's own SQL, and for whole tables: planned as the server plans for everybody.
+pub(super) const AS_USUAL_SQL: &str = "SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; \
+    SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT";
 
 /// Why an attempt ended before the first COMMIT.
 pub(super) enum Stop {
@@ -52,6 +45,8 @@ impl From<Again> for Stop {
 /// What the leader did: to be repeated on the followers.
 pub(super) struct Collected {
     pub entries: Vec<Entry>,
+    /// Whether the leader's triggers have written these entries to its journal.
+    pub captured: bool,
     pub results: Vec<Option<String>>,
     pub values: Vec<Json>,
 }
@@ -183,7 +178,7 @@ impl Lane {
             {
                 continue;
             }
-            let opening = Conn::open(&self.inner.sides[side].writes);
+            let opening = Conn::open(&self.inner.sides[side].lanes);
             match timeout(self.inner.config.probe_deadline, opening).await {
                 Ok(Ok(conn)) => self.conns[side] = Some(Arc::new(conn)),
                 Ok(Err(Failure::Side(fault))) => return Err((side, fault)),
@@ -231,12 +226,16 @@ impl Lane {
         };
         let collected = collected?;
         fenced.into_iter().collect::<Result<(), Stop>>()?;
-        let followed = join_all(
-            followers
-                .iter()
-                .map(|side| self.follow_guarded(epoch, leader, *side, jobs, &collected, &catalog)),
+        let (written, followed) = join(
+            self.write_journal(leader, &collected),
+            join_all(
+                followers
+                    .iter()
+                    .map(|side| self.follow_guarded(epoch, leader, *side, jobs, &collected, &catalog)),
+            ),
         )
         .await;
+        written?;
         let mut doubtful = Vec::new();
         for found in followed {
             doubtful.extend(found?);
@@ -406,8 +405,4 @@ impl Reply {
             Reply::Nothing(()) | Reply::Count(_) => Vec::new(),
         }
     }
-}
-
-pub(super) fn names(jobs: &[Job]) -> (Vec<Uuid>, Vec<i64>) {
-    jobs.iter().map(|job| (job.op.uuid(), job.digest)).unzip()
 }

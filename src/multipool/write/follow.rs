@@ -5,10 +5,10 @@
 //! row after its image was taken. Then the rows are read from the leader's open transaction and written as a whole.
 
 use futures::future::{BoxFuture, join};
-use uuid::Uuid;
 
-use super::attempt::{BY_KEY_SQL, CALLERS_FENCE_SQL, Collected, Reply, Sql, Stop, in_order, names, stop_own};
-use super::{Again, Job, Lane, Work};
+use super::attempt::{AS_USUAL_SQL, Collected, FENCE_SQL, Reply, Sql, Stop, in_order, stop_own};
+use super::enter::{Entering, FOLLOW_SQL};
+use super::{Again, Job, Lane};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Failure, Repeat};
 use crate::multipool::epoch::Epoch;
@@ -16,17 +16,6 @@ use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, ApplyParams, Arrays, Entry, place};
 use crate::multipool::merge::{self, Keys, collect_keys, widen_truncates};
 use crate::multipool::{SideFault, SideId};
-
-/// On a follower, after the leader's part is done: with the leader's results, capture switched off.
-const FOLLOW_SQL: &str = "-- write::follow()
-WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
-l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
-o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
-    SELECT u.op, u.digest, $2, $5, e.n, $9, u.result
-    FROM e, unnest($6::uuid[], $7::bigint[], $8::text[]) AS u(op, digest, result)
-    ON CONFLICT (op) DO NOTHING RETURNING op)
-SELECT (SELECT n FROM e), (SELECT count(*) FROM o), set_config('kambana.apply', 'on', true)";
 
 /// Other batches that changed these keys here and are not known to be on the leader.
 const GUARD_SQL: &str = "-- write::guard()
@@ -93,7 +82,7 @@ impl Lane {
     ) -> Result<Vec<(i64, i64)>, Stop> {
         let (on_follower, on_leader) = join(
             self.follow(epoch, leader, side, jobs, collected, catalog),
-            self.guard_leader(leader, side, jobs, collected),
+            self.guard_leader(leader, side, collected),
         )
         .await;
         let (on_follower, on_leader) = (on_follower?, on_leader?);
@@ -144,8 +133,8 @@ impl Lane {
         for apply in &plan {
             prepared.push(conn.prepare(apply.sql).await.map_err(|f| refused(side, f))?);
         }
-        let entering = Entering::new(self, jobs);
-        let follow_params = entering.params(self, epoch, collected);
+        let entering = Entering::new(self, epoch, jobs);
+        let follow_params = entering.on_follower(&collected.results);
         let arrays = Arrays::new(&collected.entries);
         let guarded = Guarded::new(leader, &collected.entries);
         let guard_params = guarded.params(self);
@@ -154,7 +143,8 @@ impl Lane {
         work.push(Box::pin(async {
             Ok(Reply::Rows(client.query(&follow, &follow_params).await?))
         }));
-        if catalog.values().any(|table| table.links.deferrable) {
+        let deferrable = catalog.values().any(|table| table.links.deferrable);
+        if deferrable {
             // The leader's transaction may have put these checks off; here they are made at its end in any case.
             work.push(Box::pin(async {
                 Ok(Reply::Nothing(
@@ -178,11 +168,13 @@ impl Lane {
                 Ok(Reply::Rows(client.query(&guard, &guard_params).await?))
             }));
         }
-        work.push(Box::pin(async {
-            Ok(Reply::Nothing(
-                client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?,
-            ))
-        }));
+        if deferrable {
+            work.push(Box::pin(async {
+                Ok(Reply::Nothing(
+                    client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?,
+                ))
+            }));
+        }
 
         let mut replies = in_order(work).await.into_iter();
         let entered = replies.next().unwrap_or(Ok(Reply::Count(0))).map_err(own)?.rows();
@@ -216,12 +208,12 @@ impl Lane {
         let client = self.conn_client(side).map_err(own)?;
         // Begun anew: after a refusal, and planned for whole tables instead of a few keys.
         client
-            .batch_execute(&format!("ROLLBACK; {CALLERS_FENCE_SQL}"))
+            .batch_execute(&format!("ROLLBACK; {FENCE_SQL}; {AS_USUAL_SQL}"))
             .await
             .map_err(|e| own(e.into()))?;
-        let entering = Entering::new(self, jobs);
+        let entering = Entering::new(self, epoch, jobs);
         let entered = client
-            .query(FOLLOW_SQL, &entering.params(self, epoch, collected))
+            .query(FOLLOW_SQL, &entering.on_follower(&collected.results))
             .await
             .map_err(|e| own(e.into()))?;
         check_entered(&entered, jobs)?;
@@ -253,7 +245,6 @@ impl Lane {
         &self,
         leader: SideId,
         side: SideId,
-        jobs: &[Job],
         collected: &Collected,
     ) -> Result<Vec<(i64, i64)>, Stop> {
         if collected.entries.is_empty() || cfg!(mutant = "one_way_guard") {
@@ -263,10 +254,6 @@ impl Lane {
         let found = async {
             let conn = self.conns[leader].as_ref().ok_or_else(no_connection)?;
             let client = conn.client()?;
-            // The caller's statements are done; from here on ours are planned as in the declarative door.
-            if matches!(jobs, [job] if matches!(job.work, Work::Transaction(_))) {
-                client.batch_execute(BY_KEY_SQL).await?;
-            }
             let guard = conn.prepare(GUARD_LEADER_SQL).await?;
             Ok(client
                 .query(&guard, &[&place(side), &tables, &keys, &self.id, &self.batch])
@@ -309,40 +296,6 @@ fn refused(side: SideId, failure: Failure) -> Stop {
             Again::Refused(side, SideFault::Unfit(why)).into()
         }
         failure => stop_own(side, failure),
-    }
-}
-
-/// Parameters of [`FOLLOW_SQL`].
-struct Entering {
-    ids: Vec<Uuid>,
-    digests: Vec<i64>,
-    confirmed: Vec<i64>,
-    applied: bool,
-}
-
-impl Entering {
-    fn new(lane: &Lane, jobs: &[Job]) -> Entering {
-        let (ids, digests) = names(jobs);
-        Entering {
-            ids,
-            digests,
-            confirmed: lane.confirmed_array(),
-            applied: !jobs.iter().any(|j| matches!(j.work, Work::Tombstone)),
-        }
-    }
-
-    fn params<'a>(&'a self, lane: &'a Lane, epoch: &'a Epoch, collected: &'a Collected) -> [Sql<'a>; 9] {
-        [
-            &epoch.n,
-            &lane.id,
-            &lane.inner.config.instance,
-            &self.confirmed,
-            &lane.batch,
-            &self.ids,
-            &self.digests,
-            &collected.results,
-            &self.applied,
-        ]
     }
 }
 

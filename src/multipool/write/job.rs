@@ -126,6 +126,15 @@ impl Job {
         (job, answer, Claim(taken))
     }
 
+    /// Its declarative changes; `None` for what only the caller's SQL can do.
+    pub fn changes(&self) -> Option<&[Change]> {
+        match &self.work {
+            Work::Change(changes) => Some(changes),
+            Work::Tombstone => Some(&[]),
+            Work::Transaction(_) => None,
+        }
+    }
+
     /// Takes the right to run it.
     pub fn claim(&self) -> bool {
         Claim(Arc::clone(&self.taken)).take()

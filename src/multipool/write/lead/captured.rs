@@ -1,0 +1,101 @@
+//! Declarative changes of tables with triggers or cascades, and changes of keys: one statement each, captured by the
+//! triggers, then the journal rows are read back.
+
+use serde_json::Value as Json;
+
+use super::{Sent, send_batch, send_query};
+use crate::multipool::SideId;
+use crate::multipool::catalog::Catalog;
+use crate::multipool::connection::Conn;
+use crate::multipool::epoch::Epoch;
+use crate::multipool::journal::{self, Entry};
+use crate::multipool::statement::{self, Step};
+use crate::multipool::write::attempt::{Collected, FENCE_SQL, Reply, Sql, Stop, in_order, stop_at, stop_own};
+use crate::multipool::write::enter::{ENTER_SQL, Entering, SET_OP_SQL};
+use crate::multipool::write::{Job, Lane, Work};
+
+impl Lane {
+    /// All statements of all jobs in one round trip.
+    pub(super) async fn lead_captured(
+        &self,
+        epoch: &Epoch,
+        leader: SideId,
+        conn: &Conn,
+        jobs: &[Job],
+        (catalog, structure): (&Catalog, i64),
+    ) -> Result<Collected, Stop> {
+        let alone = jobs.len() == 1;
+        let own = |failure| stop_own(leader, failure);
+        let mut steps: Vec<(usize, Step)> = Vec::new();
+        for (place, job) in jobs.iter().enumerate() {
+            if let Work::Change(changes) = &job.work {
+                let made = statement::steps(catalog, changes).map_err(Stop::Refused)?;
+                steps.extend(made.into_iter().map(|step| (place, step)));
+            }
+        }
+        let client = conn.client().map_err(own)?;
+        let enter = conn.prepare(ENTER_SQL).await.map_err(own)?;
+        let set_op = conn.prepare(SET_OP_SQL).await.map_err(own)?;
+        let collect = conn.prepare(journal::COLLECT_SQL).await.map_err(own)?;
+        let mut prepared = Vec::with_capacity(steps.len());
+        for (_, step) in &steps {
+            prepared.push(
+                conn.prepare(&step.sql)
+                    .await
+                    .map_err(|f| stop_at(leader, f, alone))?,
+            );
+        }
+        let entering = Entering::new(self, epoch, jobs);
+        let enter_params = entering.on_leader(&structure, &"off");
+        let collect_params: [Sql<'_>; 2] = [&self.id, &self.batch];
+
+        let mut changed: Vec<Sent<'_>> = Vec::with_capacity(2 * steps.len() + 4);
+        changed.push(send_batch(client, FENCE_SQL));
+        changed.push(send_query(client, &enter, &enter_params));
+        let mut last = None;
+        for ((place, step), prepared) in steps.iter().zip(&prepared) {
+            if last.replace(place) != Some(place) {
+                let (client, set_op, id) = (client, &set_op, &entering.ids()[*place]);
+                changed.push(Box::pin(async move {
+                    Ok(Reply::Rows(client.query(set_op, &[id]).await?))
+                }));
+            }
+            changed.push(Box::pin(async move {
+                Ok(Reply::Count(
+                    client.execute(prepared, &step.params.as_sql()).await?,
+                ))
+            }));
+        }
+        changed.push(send_batch(client, "SET CONSTRAINTS ALL IMMEDIATE"));
+        changed.push(send_query(client, &collect, &collect_params));
+
+        let mut replies = in_order(changed).await.into_iter();
+        replies.next().unwrap_or(Ok(Reply::Count(0))).map_err(own)?;
+        let entered = replies.next().unwrap_or(Ok(Reply::Count(0))).map_err(own)?.rows();
+        self.check_entered(leader, &entered, jobs).await?;
+        let mut counts = Vec::with_capacity(steps.len());
+        let mut collected = Vec::new();
+        for reply in replies {
+            match reply.map_err(|failure| stop_at(leader, failure, alone))? {
+                Reply::Count(count) => counts.push(count),
+                Reply::Rows(rows) => collected = rows,
+                Reply::Nothing(()) => {}
+            }
+        }
+        for ((_, step), count) in steps.iter().zip(counts) {
+            if let (Some(target), 0) = (&step.target, count) {
+                return Err(if alone {
+                    self.missed(leader, conn, target, catalog).await
+                } else {
+                    Stop::Split
+                });
+            }
+        }
+        Ok(Collected {
+            captured: true,
+            entries: collected.iter().map(Entry::from_row).collect(),
+            results: vec![None; jobs.len()],
+            values: vec![Json::Null; jobs.len()],
+        })
+    }
+}
