@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::join3;
 use tokio::time::timeout;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use super::connection::{self, Failure, Purpose, Repeat, words};
 use super::epoch::{self, Epoch};
@@ -71,6 +71,8 @@ struct Prober {
     inner: Arc<Inner>,
     side: SideId,
     client: Option<Client>,
+    /// The heartbeat, prepared on `client`.
+    statement: Option<Statement>,
     /// The server that `client` is connected to.
     server: String,
     /// What the last probe saw of a rebuild.
@@ -113,7 +115,8 @@ impl Marks {
 }
 
 /// A time in the future was written before this server's clock stepped back: it says nothing about now, and must not be
-/// believed until the clock has come round again.
+/// believed until the clock has come round again. What every member has of a lane is in `low`; what is above it is looked at
+/// by index and once, however much it is: a heartbeat that is slow puts a healthy side out.
 const BEAT_SQL: &str = "-- health::beat()
 WITH h AS (
     INSERT INTO kambana.heartbeat AS h (instance, beat, reaches, at) VALUES ($1, $2, $3, clock_timestamp())
@@ -126,16 +129,23 @@ others AS (
 known AS (
     SELECT coalesce(array_agg(m.side ORDER BY m.side), '{}') AS sides, coalesce(array_agg(m.mark ORDER BY m.side), '{}') AS marks,
         coalesce(array_agg(m.given_up ORDER BY m.side), '{}') AS given_up
-    FROM kambana.mark AS m)
+    FROM kambana.mark AS m),
+low AS (
+    SELECT l.lane, (SELECT min(coalesce(l.confirmed[i + 1], 0)) FROM generate_series(0, 15) AS i
+                    WHERE e.members & (1 << i) <> 0) AS batch
+    FROM kambana.lane AS l, kambana.epoch AS e WHERE NOT l.closed)
 SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_version'),
     EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0 AND NOT EXISTS (SELECT FROM kambana.held AS r
         WHERE r.retry_at > clock_timestamp() AND r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))))
-    OR EXISTS (SELECT FROM kambana.lane l JOIN kambana.op o ON o.lane = l.lane
-        AND o.batch > (SELECT min(coalesce(l.confirmed[i + 1], 0)) FROM generate_series(0, 15) AS i
-                       WHERE e.members & (1 << i) <> 0)
-        WHERE NOT l.closed AND o.at NOT BETWEEN clock_timestamp() - interval '2 s' AND clock_timestamp() AND NOT EXISTS (
-            SELECT FROM kambana.journal j JOIN kambana.held AS r ON r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))
-            WHERE r.retry_at > clock_timestamp() AND (j.lane, j.batch, j.op) = (o.lane, o.batch, o.op))),
+    OR EXISTS (SELECT FROM low CROSS JOIN LATERAL (SELECT o.lane, o.batch, o.op FROM kambana.op AS o
+            WHERE o.lane = low.lane AND o.batch > low.batch
+              AND o.at NOT BETWEEN clock_timestamp() - interval '2 s' AND clock_timestamp() OFFSET 0) AS o
+        WHERE NOT EXISTS (SELECT FROM kambana.held AS r WHERE r.retry_at > clock_timestamp())
+           OR (o.lane, o.batch, o.op) NOT IN (SELECT j.lane, j.batch, j.op
+                FROM low CROSS JOIN LATERAL (SELECT * FROM kambana.journal AS j
+                    WHERE j.lane = low.lane AND j.batch > low.batch OFFSET 0) AS j
+                JOIN kambana.held AS r ON r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))
+                WHERE r.retry_at > clock_timestamp())),
     (SELECT coalesce(bit_or(p.reaches), 0) FROM kambana.heartbeat AS p
       WHERE p.instance <> $1 AND p.at BETWEEN clock_timestamp() - interval '1.5 s' AND clock_timestamp()),
     e.reason, (SELECT mark FROM own), known.sides, known.marks, known.given_up,
@@ -156,6 +166,7 @@ impl Prober {
                     // The journal may be empty when the heartbeat is planned, and large later.
                     client.batch_execute("SET enable_seqscan = off").await?;
                     self.client = Some(client);
+                    self.statement = None;
                 }
                 // It is well and has no slot for one more connection: the open one tells how it is.
                 Err(Failure::Repeat(Repeat::NoSlot)) if self.client.is_some() => {}
@@ -184,7 +195,10 @@ impl Prober {
         };
         let (others, marks): (Vec<String>, Vec<i64>) = self.inner.marks_but(self.side);
         let name = self.side.to_string();
-        let statement = client.prepare(BEAT_SQL).await?;
+        let statement = match &self.statement {
+            Some(statement) => statement.clone(),
+            None => self.statement.insert(client.prepare(BEAT_SQL).await?).clone(),
+        };
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] = [
             &self.inner.config.instance,
             &beat,
@@ -390,6 +404,7 @@ pub(super) async fn run(inner: Arc<Inner>, side: SideId) {
         inner: Arc::clone(&inner),
         side,
         client: None,
+        statement: None,
         server: String::new(),
         rebuild: None,
         beats: 0,

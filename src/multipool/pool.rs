@@ -20,7 +20,7 @@ use super::health::{self, Health};
 use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
 use super::lineage::Looked;
 use super::standstill::{self, Pulse};
-use super::write::{Job, Lane, Pending, Work};
+use super::write::{Job, Lane, Pending, Queue, Work};
 use super::{
     Applied, Change, ConnectError, Loss, NotApplied, OpId, OpOutcome, Peers, PerSide, ReadError, SideFault,
     SideId, SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, lineage,
@@ -76,11 +76,11 @@ impl MultiPool {
         inner.spawn("pulse".into(), move || standstill::run(Arc::clone(&beating)));
         inner.spawn("trim".into(), move || trim::run(Arc::clone(&trimming)));
         inner.spawn("check".into(), move || check::run(Arc::clone(&checking)));
-        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+        let queue = Arc::new(Queue::new(waiting));
         for number in 0..inner.config.write_lanes {
-            let (writing, waiting) = (Arc::clone(inner), Arc::clone(&waiting));
+            let (writing, queue) = (Arc::clone(inner), Arc::clone(&queue));
             inner.spawn(format!("lane {number}"), move || {
-                Lane::new(Arc::clone(&writing), Arc::clone(&waiting)).run()
+                Lane::new(Arc::clone(&writing), Arc::clone(&queue)).run()
             });
         }
         // The first membership is there at once when a side answers; otherwise writes are refused until one does.

@@ -14,6 +14,7 @@ mod group;
 mod job;
 mod known;
 mod lead;
+mod queue;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,11 +22,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value as Json;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use job::Outcome;
 pub(super) use job::{Job, Pending, Work};
+use queue::Flight;
+pub(super) use queue::Queue;
 
 use super::connection::{Conn, Failure, words};
 use super::epoch::Epoch;
@@ -61,7 +64,9 @@ const DOUBT_DEADLINE: Duration = Duration::from_secs(600);
 /// A writer: one connection a side, batches in sequence.
 pub(super) struct Lane {
     inner: Arc<Inner>,
-    waiting: Arc<Mutex<mpsc::Receiver<Job>>>,
+    queue: Arc<Queue>,
+    /// While it is on its way.
+    flight: Option<Flight>,
     /// Work that could not join the batch it was taken with.
     held: VecDeque<Job>,
     /// Name of this lane in `kambana.lane`; a new one in every epoch.
@@ -119,12 +124,13 @@ fn give_up(jobs: Vec<Job>, in_doubt: bool, reason: &NotApplied) {
 }
 
 impl Lane {
-    pub fn new(inner: Arc<Inner>, waiting: Arc<Mutex<mpsc::Receiver<Job>>>) -> Lane {
+    pub fn new(inner: Arc<Inner>, queue: Arc<Queue>) -> Lane {
         let confirmed = inner.sides.map(|_, _| 0);
         let conns = inner.sides.map(|_, _| None);
         Lane {
             inner,
-            waiting,
+            queue,
+            flight: None,
             held: VecDeque::new(),
             id: 0,
             epoch: 0,
@@ -139,7 +145,9 @@ impl Lane {
     pub async fn run(mut self) {
         loop {
             if let Some(job) = self.held.pop_front() {
+                self.flight = Some(self.queue.take_off());
                 self.process(vec![job], false).await;
+                self.flight = None;
                 continue;
             }
             let idle = if self.unsettled {
@@ -147,55 +155,55 @@ impl Lane {
             } else {
                 Duration::from_secs(3600)
             };
-            let waiting = Arc::clone(&self.waiting);
-            let next = async {
-                let mut waiting = waiting.lock().await;
-                let first = waiting.recv().await?;
-                Some(self.gather(first, &mut waiting))
-            };
-            let jobs = tokio::select! {
+            let queue = Arc::clone(&self.queue);
+            let taken = tokio::select! {
                 biased;
-                jobs = next => jobs,
+                taken = queue.next() => taken,
                 () = tokio::time::sleep(idle) => {
                     self.settle().await;
                     continue;
                 }
                 () = self.inner.closed() => None,
             };
-            match jobs {
-                Some((jobs, held)) => {
-                    self.held.extend(held);
-                    if !jobs.is_empty() {
-                        self.process(jobs, false).await;
-                    }
-                }
-                None => {
-                    self.settle().await;
-                    return;
-                }
+            let Some((first, mut waiting)) = taken else {
+                self.settle().await;
+                return;
+            };
+            let came = queue.gather(first, &mut waiting).await;
+            let jobs = self.choose(came, &mut waiting);
+            drop(waiting);
+            if !jobs.is_empty() {
+                self.flight = Some(queue.take_off());
+                self.process(jobs, false).await;
+                self.flight = None;
             }
         }
     }
 
-    /// The first job and, if it is declarative, what waits behind it; and the jobs that must run alone.
-    fn gather(&self, first: Job, waiting: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Vec<Job>) {
-        let (mut jobs, mut held) = (Vec::new(), Vec::new());
+    /// Those that share a batch, of what came and what waits behind it; the others are held for batches of their own.
+    fn choose(&mut self, came: Vec<Job>, waiting: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+        let mut jobs: Vec<Job> = Vec::new();
         let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(job) = next {
-            bytes += job.work.bytes();
-            if job.claim() {
-                let alone =
-                    matches!(job.work, Work::Transaction(_)) || jobs.iter().any(|j: &Job| j.op == job.op);
-                if alone { held.push(job) } else { jobs.push(job) }
-            }
-            next = if held.is_empty() && jobs.len() < MAX_BATCH && bytes < BATCH_BYTES {
-                waiting.try_recv().ok()
-            } else {
-                None
+        let mut came = came.into_iter();
+        loop {
+            let room = self.held.is_empty() && jobs.len() < MAX_BATCH && bytes < BATCH_BYTES;
+            let next = match came.next() {
+                Some(job) => job,
+                None if room => match waiting.try_recv() {
+                    Ok(job) => job,
+                    Err(_) => return jobs,
+                },
+                None => return jobs,
             };
+            bytes += next.work.bytes();
+            if next.claim() {
+                let alone = next.changes().is_none() || jobs.iter().any(|j| j.op == next.op);
+                match alone || !room {
+                    true => self.held.push_back(next),
+                    false => jobs.push(next),
+                }
+            }
         }
-        (jobs, held)
     }
 
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
@@ -219,6 +227,8 @@ impl Lane {
                 Attempt::Done(outcomes) => {
                     // What fails here fails nothing: every side has committed.
                     let _ = reach(Point::AnswerBefore).await;
+                    // Before its callers come back with their next operations.
+                    self.flight = None;
                     for (job, outcome) in jobs.into_iter().zip(outcomes) {
                         job.answer(outcome);
                     }
