@@ -302,6 +302,7 @@ impl Membership {
 
     fn note_sweep(&mut self, what: &str, ended: Ended) {
         let Err((side, failure)) = ended else {
+            self.last_failure.clear();
             return;
         };
         self.inner.note_repair_refused(side, &failure);

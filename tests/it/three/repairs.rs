@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use kambana::local::Action;
 use kambana::multipool::failpoint::Point;
-use kambana::multipool::{Change, Fields, OpId};
+use kambana::multipool::{Change, Fields, MultiPool, OpId};
 
 use super::{CROWDED, HEAL, active, mask, members, three, under_load};
-use crate::doors::{TABLES, config, finish, insert, pool, sql};
+use crate::doors::{TABLES, config, finish, insert, sql};
 use crate::faults::scene::Scene;
 use crate::support::{Running, eventually, healed, number, side, start, whole};
 
@@ -18,6 +18,14 @@ async fn installed() -> Running {
         .await
         .unwrap();
     stack
+}
+
+/// A pool that is patient with a crowded machine: nothing here is about how soon a silent side is found.
+async fn pool(stack: &Running) -> MultiPool {
+    let mut config = config(stack, "web1");
+    config.probe_deadline = Duration::from_secs(4);
+    config.op_deadline = HEAL;
+    MultiPool::connect(config).await.unwrap()
 }
 
 async fn act(stack: &Running, action: Action, name: &str) {
@@ -39,9 +47,9 @@ async fn are_active(stack: &Running, witness: &str, names: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_waits_between_two_sides_does_not_stop_writes_when_the_third_returns() {
     let stack = installed().await;
-    let pool = pool(&stack, "web1").await;
+    let pool = pool(&stack).await;
     let row = insert(&pool, "edited on a").await;
-    healed(&stack, HEAL).await;
+    healed(&stack, HEAL * CROWDED).await;
     let (a, b) = (sql(&stack, "a").await, sql(&stack, "b").await);
     b.batch_execute("ALTER TABLE items ADD CONSTRAINT only_here CHECK (name <> 'poison')")
         .await
@@ -57,7 +65,7 @@ async fn a_row_that_waits_between_two_sides_does_not_stop_writes_when_the_third_
     are_active(&stack, "a", &["a", "b"]).await;
     insert(&pool, "while c is out").await;
     act(&stack, Action::Start, "c").await;
-    whole(&stack, HEAL).await;
+    whole(&stack, HEAL * CROWDED).await;
     insert(&pool, "when c is back").await;
     b.batch_execute("ALTER TABLE items DROP CONSTRAINT only_here")
         .await
@@ -74,7 +82,7 @@ async fn a_row_that_waits_between_two_sides_does_not_stop_writes_when_the_third_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_side_that_cannot_be_brought_back_does_not_keep_out_another() {
     let stack = installed().await;
-    let pool = pool(&stack, "web1").await;
+    let pool = pool(&stack).await;
     let row = insert(&pool, "harmless").await;
     sql(&stack, "b")
         .await
