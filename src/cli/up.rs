@@ -14,7 +14,7 @@ use crate::local::{LocalError, PortChoice, ProxyPorts, Stack, StackOptions, cont
 /// How often children are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Run everything on this machine: two databases, two instances, HAProxy
+/// Run everything on this machine: two or three databases, two instances, HAProxy
 ///
 /// Makes two private PostgreSQL clusters under the data directory (or goes on with those of an earlier run), installs
 /// what the application needs, starts two instances and HAProxy in front of them, and stays in the foreground. Ctrl-C
@@ -28,11 +28,12 @@ Examples:
   kambana up
   kambana up --port 8080 --data /srv/kambana
   kambana up --port 0 --web 0,0 --pg 0,0 --data /tmp/second     (any free ports: a second one beside the first)
+  kambana up --pg 5432,54322,54323 --data var3                  (three databases: any two may be lost in turn)
 
 Files in the data directory:
   up.json      processes, ports, connection strings (mode 600: holds the password)
   pgpass       for PGPASSFILE
-  a, b         the databases and their logs
+  a, b, c      the databases and their logs
   web1, web2   logs of the instances
 
 Exit codes:
@@ -51,8 +52,8 @@ pub struct UpArgs {
     /// Ports of the instances [default: 8001,8002, or the next free ones]
     #[arg(long, value_name = "N,N", value_delimiter = ',')]
     web: Vec<PortChoice>,
-    /// Ports of the databases [default: 5432,54322, or the next free ones]
-    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    /// Ports of the databases, two or three [default: 5432,54322, or the next free ones; as many as there were]
+    #[arg(long, value_name = "N,N[,N]", value_delimiter = ',')]
     pg: Vec<PortChoice>,
     /// HAProxy's port for PostgreSQL clients [default: 5433, or the next free one]
     #[arg(long, value_name = "N")]
@@ -97,7 +98,7 @@ fn options(args: UpArgs, dir: &Path) -> Result<(StackOptions, Option<String>), F
     let options = StackOptions {
         links: false,
         dir: dir.to_path_buf(),
-        pg: pair("--pg", args.pg, [5432, 54322])?,
+        pg: databases(args.pg, dir.join("c").is_dir())?,
         web: pair("--web", args.web, [8001, 8002])?,
         program: Some(std::env::current_exe()?),
         haproxy: Some(ProxyPorts {
@@ -113,6 +114,19 @@ fn options(args: UpArgs, dir: &Path) -> Result<(StackOptions, Option<String>), F
         instance_env: Vec::new(),
     };
     Ok((options, note))
+}
+
+/// `third`: the directory holds a third database from an earlier run.
+fn databases(asked: Vec<PortChoice>, third: bool) -> Result<Vec<PortChoice>, Failure> {
+    let usual = [5432, 54322, 54323].map(PortChoice::Preferably);
+    match (asked.len(), third) {
+        (0, false) => Ok(usual[..2].into()),
+        (0, true) => Ok(usual.into()),
+        (2 | 3, _) => Ok(asked),
+        (n, _) => Err(Failure(format!(
+            "--pg takes two or three ports, for example --pg 5432,54322; {n} given"
+        ))),
+    }
 }
 
 fn pair(flag: &str, asked: Vec<PortChoice>, usual: [u16; 2]) -> Result<Vec<PortChoice>, Failure> {
@@ -138,7 +152,8 @@ fn pages_port() -> (PortChoice, Option<String>) {
 }
 
 async fn start(stack: &Stack) -> Result<(), Failure> {
-    step("databases a and b are ready", stack.start_sides()).await?;
+    let ready = format!("databases {} are ready", names(stack));
+    step(&ready, stack.start_sides()).await?;
     let begun = Instant::now();
     match stack.prepare_databases().await? {
         true => done("tables and the pool's objects are installed", begun),
@@ -146,6 +161,14 @@ async fn start(stack: &Stack) -> Result<(), Failure> {
     }
     step("instances web1 and web2 are ready", stack.start_instances()).await?;
     step("HAProxy is ready", stack.start_haproxy()).await
+}
+
+/// `a and b`, `a, b and c`.
+fn names(stack: &Stack) -> String {
+    let record = stack.record();
+    let mut names: Vec<&str> = record.sides.keys().map(String::as_str).collect();
+    let last = names.pop().unwrap_or_default();
+    format!("{} and {last}", names.join(", "))
 }
 
 async fn step(what: &str, work: impl Future<Output = Result<(), LocalError>>) -> Result<(), Failure> {
@@ -268,6 +291,17 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_or_three_databases() {
+        let ports = |n| vec![PortChoice::Any; n];
+        assert_eq!(databases(ports(0), false).unwrap().len(), 2);
+        assert_eq!(databases(ports(3), false).unwrap().len(), 3);
+        assert_eq!(databases(ports(0), true).unwrap().len(), 3, "as it was");
+        for n in [1, 4] {
+            assert!(databases(ports(n), false).is_err(), "{n}");
+        }
+    }
 
     #[test]
     fn words_survive_a_shell() {

@@ -41,12 +41,12 @@ pub struct HaproxyConfig {
 }
 
 /// What is behind the proxy; known when it starts, because ports may have moved.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Behind {
     /// Ports of `web1` and `web2`.
     pub web: [u16; 2],
-    /// Ports of the sides a and b.
-    pub sides: [u16; 2],
+    /// Ports of the sides a and b, and of c where there is one.
+    pub sides: Vec<u16>,
 }
 
 /// The proxy, running or not. Dropping it kills it.
@@ -97,7 +97,7 @@ impl Haproxy {
     ///
     /// # Errors
     /// It runs already, or does not become ready; it is not running then.
-    pub async fn start(&mut self, behind: Behind) -> Result<(), LocalError> {
+    pub async fn start(&mut self, behind: &Behind) -> Result<(), LocalError> {
         for _ in 1..PORT_ATTEMPTS {
             let ports = [&self.config.http, &self.config.postgres, &self.config.stats];
             let movable = ports.iter().all(|port| port.movable);
@@ -128,7 +128,7 @@ impl Haproxy {
         self.service.stop(Signal::SIGTERM, STOP_DEADLINE).await
     }
 
-    async fn start_on_ports(&mut self, behind: Behind) -> Result<(), LocalError> {
+    async fn start_on_ports(&mut self, behind: &Behind) -> Result<(), LocalError> {
         let file = self.config.dir.join("haproxy.cfg");
         fs::write(&file, CONFIGURATION)
             .map_err(LocalError::io(format!("cannot write {}", file.display())))?;
@@ -150,24 +150,27 @@ impl Haproxy {
             .await
     }
 
-    fn env(&self, behind: Behind) -> Vec<(String, String)> {
+    fn env(&self, behind: &Behind) -> Vec<(String, String)> {
         let config = &self.config;
         let local = |port: u16| format!("127.0.0.1:{port}");
+        // A third one is in the configuration only where it is named.
+        let sides = ["PG_A", "PG_B", "PG_C"].into_iter().zip(&behind.sides);
+        let sides: Vec<(&str, String)> = sides.map(|(name, port)| (name, local(*port))).collect();
         [
             ("HTTP", format!("{}:{}", config.address, config.http.number)),
             ("WEB1", local(behind.web[0])),
             ("WEB2", local(behind.web[1])),
             ("PG_FRONT", local(config.postgres.number)),
-            ("PG_A", local(behind.sides[0])),
-            ("PG_B", local(behind.sides[1])),
             ("STATS_PORT", config.stats.number.to_string()),
             ("ADMIN_SOCKET", config.admin_socket.to_string_lossy().into_owned()),
         ]
+        .into_iter()
+        .chain(sides)
         .map(|(name, value)| (format!("KAMBANA_{name}"), value))
-        .into()
+        .collect()
     }
 
-    fn check(&self, file: &Path, behind: Behind) -> Result<(), LocalError> {
+    fn check(&self, file: &Path, behind: &Behind) -> Result<(), LocalError> {
         let what = || "haproxy -c (checking its configuration)".to_owned();
         let output = Command::new(&self.config.program)
             .args(["-c", "-f"])

@@ -43,7 +43,7 @@ impl FromStr for Target {
             return Ok(Target::Side(side));
         }
         Err(format!(
-            "`{s}` is none of a, b (databases), web1, web2 (instances), haproxy"
+            "`{s}` is none of a, b, c (databases), web1, web2 (instances), haproxy"
         ))
     }
 }

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use super::connection::{Failure, words};
 use super::epoch::Epoch;
 use super::inner::Inner;
-use super::{Loss, NotApplied, PerSide, SideFault, SideSet};
+use super::{Loss, NotApplied, PerSide, SideFault, SideId, SideSet};
 use change::{Changed, adopt, change};
 use damping::Damping;
-use decide::{Action, Seen, next};
+use decide::{Action, Seen, next, wants_sweep};
 use repair::{Ended, Repair, Repaired};
 
 /// The task looks again after this long even if nothing stirred.
@@ -41,6 +41,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
         on_trial: SideSet::EMPTY,
         repair: None,
         not_before: Instant::now(),
+        put_off: None,
+        sweep: None,
+        sweep_after: Instant::now(),
         rebuild: None,
         rebuild_after: Instant::now(),
         renew_at: Instant::now(),
@@ -51,12 +54,19 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let mut remembered = false;
     loop {
         if let Some(ended) = task.repair.take_if(|r| r.handle.is_finished()) {
-            let what = ended.what;
+            let (what, side) = (ended.what, ended.side);
             match ended.handle.await {
-                Ok(ended) => task.note_repair(&what, ended),
+                Ok(ended) => task.note_repair(&what, side, ended),
                 Err(error) => inner.event(format!("{what} ended in a panic: {error}")),
             }
             inner.view.send_modify(|view| view.catching_up = None);
+        }
+        if let Some(ended) = task.sweep.take_if(|r| r.handle.is_finished()) {
+            let what = ended.what;
+            match ended.handle.await {
+                Ok(ended) => task.note_sweep(&what, ended),
+                Err(error) => inner.event(format!("{what} ended in a panic: {error}")),
+            }
         }
         if let Some(ended) = task.rebuild.take_if(|r| r.handle.is_finished()) {
             let what = ended.what;
@@ -75,7 +85,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             () = inner.closed() => break,
         }
     }
-    for repair in [task.repair, task.rebuild].into_iter().flatten() {
+    for repair in [task.repair, task.sweep, task.rebuild].into_iter().flatten() {
         repair.handle.abort();
     }
 }
@@ -110,6 +120,12 @@ struct Membership {
     repair: Option<Repair>,
     /// No repair before this.
     not_before: Instant,
+    /// The side that could not be brought back or aligned, for a reason that may last.
+    put_off: Option<SideId>,
+    /// Bringing leftovers of the members together does not wait for a side that is caught up, which may take long.
+    sweep: Option<Repair>,
+    /// No sweep before this.
+    sweep_after: Instant,
     /// A rebuild takes its time and must not hold up the rest.
     rebuild: Option<Repair>,
     /// No rebuild before this.
@@ -129,8 +145,19 @@ impl Membership {
         let rebuilding = self.rebuild.is_some() || Instant::now() < self.rebuild_after;
         let action = next(&epoch, &sides, &inner.assembly.heard(&epoch), now, rebuilding);
         match action {
-            Action::Refuse(_) | Action::Adopt(_) | Action::AskOthers(_) | Action::Eject(_) => {}
+            Action::Refuse(_)
+            | Action::Adopt(_)
+            | Action::AskOthers(_)
+            | Action::Eject(_)
+            | Action::Advance(_) => {}
             _ => allow(inner, &epoch).await,
+        }
+        if matches!(action, Action::Sweep | Action::CatchUp(_) | Action::Rebuild(..))
+            && wants_sweep(&epoch, &sides)
+            && self.sweep.is_none()
+            && Instant::now() >= self.sweep_after
+        {
+            self.sweep = Some(repair::start(inner, epoch, &Action::Sweep));
         }
         match action {
             Action::Rest => {}
@@ -148,6 +175,12 @@ impl Membership {
                     .filter_map(|side| Some(format!("side {side} {}", inner.health(side).fault?)))
                     .collect();
                 let members = epoch.members.minus(dead);
+                let unfinished: Vec<String> = dead
+                    .iter()
+                    .filter(|side| sides[*side].well)
+                    .map(|side| format!("the return of side {side} was not finished"))
+                    .collect();
+                let why = [why, unfinished].concat();
                 if let Changed::Refused(reason) = self.change(&epoch, members, why.join("; ")).await {
                     // The dead side's writes could not be acknowledged anyway; now everybody is told at once.
                     refuse(&self.inner, reason);
@@ -163,7 +196,15 @@ impl Membership {
                     self.change(&epoch, epoch.members, reason).await;
                 }
             }
-            Action::Align { .. } | Action::CatchUp(_) | Action::Sweep => {
+            Action::Advance(side) => match change::advance(inner, &epoch, side).await {
+                Ok(_) => inner.stir.notify_one(),
+                Err((side, failure)) => {
+                    tracing::debug!(%side, why = words(&failure), "it could not store the epoch yet");
+                    inner.doubt(side);
+                }
+            },
+            Action::Sweep => {}
+            Action::Align { .. } | Action::CatchUp(_) => {
                 if self.repair.is_none() && Instant::now() >= self.not_before {
                     self.repair = Some(repair::start(inner, epoch, &action));
                 }
@@ -190,6 +231,11 @@ impl Membership {
 
     fn look(&mut self, epoch: &Epoch, now: std::time::Instant) -> PerSide<Seen> {
         let adopted = self.inner.view.borrow().adopted;
+        let back = |side: &SideId| {
+            let stored = self.inner.health(*side).epoch;
+            epoch.members.contains(*side) && stored.is_some_and(|stored| stored.n == epoch.n)
+        };
+        self.put_off = self.put_off.filter(|side| !back(side));
         let seen = self.inner.sides.map(|side, state| {
             let health = state.health.borrow();
             let trial = self.damping.trial(side);
@@ -202,6 +248,7 @@ impl Membership {
                 others_reach: health.others_reach,
                 silent: health.doubted.filter(|_| ours_alone(health.fault.as_ref())),
                 on_trial: well_for.is_none_or(|well_for| well_for < trial),
+                put_off: self.put_off == Some(side),
                 stale: health
                     .asked
                     .is_none_or(|asked| adopted.is_some_and(|at| asked < at)),
@@ -225,10 +272,14 @@ impl Membership {
         seen
     }
 
-    fn note_repair(&mut self, what: &str, ended: Ended) {
+    fn note_repair(&mut self, what: &str, side: Option<SideId>, ended: Ended) {
+        if !matches!(ended, Err((_, Failure::Repeat(_)))) {
+            self.put_off = side;
+        }
         let (pause, text) = match ended {
             Ok(Repaired::Done) => {
                 self.last_failure.clear();
+                self.put_off = None;
                 return;
             }
             Ok(Repaired::Waits(why)) => (REPAIR_PAUSE * 2, why),
@@ -247,6 +298,20 @@ impl Membership {
         };
         self.not_before = Instant::now() + pause;
         self.tell_once(text);
+    }
+
+    fn note_sweep(&mut self, what: &str, ended: Ended) {
+        let Err((side, failure)) = ended else {
+            self.last_failure.clear();
+            return;
+        };
+        self.inner.note_repair_refused(side, &failure);
+        self.inner.doubt(side);
+        self.sweep_after = Instant::now() + REPAIR_PAUSE;
+        match failure {
+            Failure::Repeat(_) => tracing::debug!(%side, why = words(&failure), "{what} did not succeed yet"),
+            _ => self.tell_once(format!("{what} failed at side {side}: {}", words(&failure))),
+        }
     }
 
     fn note_rebuild(&mut self, what: &str, ended: Ended) {

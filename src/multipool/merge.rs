@@ -71,20 +71,34 @@ pub(super) async fn sweep(inner: &Inner, epoch: &Epoch) -> Result<u64, At> {
     let Some(leader) = epoch.members.leader() else {
         return Ok(0);
     };
+    let others: Vec<SideId> = epoch.members.iter().filter(|side| *side != leader).collect();
     let mut copied = 0;
-    for other in epoch.members.iter().filter(|side| *side != leader) {
-        let mut tries = 0;
-        copied += loop {
-            match merge(inner, epoch, leader, other, Purpose::Sweep).await {
-                Err((_, Failure::Repeat(Repeat::Contention))) if tries < SWEEP_TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                done => break done?,
-            }
-        };
+    // What one of them has brought, those before it lack.
+    let mut behind = 0;
+    for (place, other) in others.iter().enumerate() {
+        let rows = sweep_one(inner, epoch, leader, *other).await?;
+        if rows > 0 {
+            behind = place;
+        }
+        copied += rows;
+    }
+    for other in &others[..behind] {
+        copied += sweep_one(inner, epoch, leader, *other).await?;
     }
     Ok(copied)
+}
+
+async fn sweep_one(inner: &Inner, epoch: &Epoch, leader: SideId, other: SideId) -> Result<u64, At> {
+    let mut tries = 0;
+    loop {
+        match merge(inner, epoch, leader, other, Purpose::Sweep).await {
+            Err((_, Failure::Repeat(Repeat::Contention))) if tries < SWEEP_TRIES => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Merges `other` with the authority `lead` in one transaction a side. Returns the number of rows copied.
@@ -409,7 +423,12 @@ async fn verdict(
     }
     let rules = conflicts::rules(a).await.map_err(|f| (lead, f))?;
     // A side that was out gives way: the survivors' epoch is the higher one.
-    let may_yield = if sweep { open_a.foreign() } else { BTreeSet::new() };
+    let mut may_yield = BTreeSet::new();
+    if sweep {
+        may_yield = open_a.foreign();
+        // With three sides a foreign write may have come to the leader from another one just now: it has a lane by then.
+        may_yield.extend(open::brought(a, open_a).await.map_err(|f| (lead, f))?);
+    }
     let ops = on_lead.values().flatten().copied().collect();
     let mut versions = open::versions(a, &ops).await.map_err(|f| (lead, f))?;
     let ops = open_b.entries.iter().map(|e| e.op).collect();

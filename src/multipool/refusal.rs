@@ -55,7 +55,8 @@ impl Inner {
             if epoch.members.contains(side) {
                 *lock(&self.sides[side].refusal) = None;
             } else if let Some((_, why)) = reason.split_once(&format!("side {side} cannot be used: ")) {
-                self.keep(side, 0, why);
+                // Others may have been left out with it, for reasons of their own.
+                self.keep(side, 0, why.split("; side ").next().unwrap_or(why));
             }
         }
     }

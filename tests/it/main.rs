@@ -28,6 +28,7 @@ mod sessions;
 mod settings;
 mod support;
 mod tables;
+mod three;
 mod twins;
 mod up;
 mod votes;

@@ -131,26 +131,31 @@ pub async fn dump(dsn: &str) -> Vec<String> {
     rows
 }
 
-/// Fails with the first differing rows unless both sides hold exactly the same.
+/// The sides of a stack, in order.
+pub fn names(stack: &Stack) -> Vec<String> {
+    stack.record().sides.keys().cloned().collect()
+}
+
+/// Fails with the first differing rows unless all sides hold exactly the same.
 pub async fn assert_identical(stack: &Stack) {
-    let (a, b) = (
-        dump(&stack.dsn(side("a"))).await,
-        dump(&stack.dsn(side("b"))).await,
-    );
-    let only = |x: &[String], y: &[String]| {
-        x.iter()
-            .filter(|r| !y.contains(r))
-            .take(5)
-            .cloned()
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        a,
-        b,
-        "\nonly on a: {:#?}\nonly on b: {:#?}",
-        only(&a, &b),
-        only(&b, &a)
-    );
+    let a = dump(&stack.dsn(side("a"))).await;
+    for name in &names(stack)[1..] {
+        let b = dump(&stack.dsn(side(name))).await;
+        let only = |x: &[String], y: &[String]| {
+            x.iter()
+                .filter(|r| !y.contains(r))
+                .take(5)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            a,
+            b,
+            "\nonly on a: {:#?}\nonly on {name}: {:#?}",
+            only(&a, &b),
+            only(&b, &a)
+        );
+    }
 }
 
 /// A number asked on one side by the test's own SQL.
@@ -171,45 +176,60 @@ pub async fn rows(dsn: &str, sql: &str) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Number and members of the epoch that a side stores, and its open journal rows.
-async fn membership(dsn: &str) -> Option<(i64, i32, i64)> {
-    let client = connect(dsn).await.ok()?;
+/// What one side stores of the membership.
+struct Stored {
+    n: i64,
+    members: i32,
+    /// Journal rows that some side is not known to have.
+    open: i64,
+}
+
+async fn membership(stack: &Stack, name: &str) -> Option<Stored> {
+    let client = connect(&stack.dsn(side(name))).await.ok()?;
+    let sides = names(stack).len() as i32;
     let row = client
         .query_one(
             "SELECT n, members, (SELECT count(*) FROM kambana.journal j LEFT JOIN kambana.lane l USING (lane)
-               WHERE j.lane = 0 OR (NOT l.closed AND j.batch > least(l.confirmed[1], l.confirmed[2])))
+               WHERE j.lane = 0 OR (NOT l.closed AND j.batch > (
+                 SELECT min(coalesce(l.confirmed[i], 0)) FROM generate_series(1, $1::int) AS i)))
              FROM kambana.epoch",
-            &[],
+            &[&sides],
         )
         .await
         .ok()?;
-    Some((row.get(0), row.get(1), row.get(2)))
+    Some(Stored {
+        n: row.get(0),
+        members: row.get(1),
+        open: row.get(2),
+    })
 }
 
-/// Waits until both sides say that both are active in the same epoch. Writes may go on.
+/// Whether every side says that all are active in one epoch; `settled`: and that nothing is open.
+async fn all_active(stack: &Stack, settled: bool) -> bool {
+    let names = names(stack);
+    let all = (1 << names.len()) - 1;
+    let mut epochs = std::collections::BTreeSet::new();
+    for name in &names {
+        match membership(stack, name).await {
+            Some(stored) if stored.members == all && !(settled && stored.open > 0) => epochs.insert(stored.n),
+            _ => return false,
+        };
+    }
+    epochs.len() == 1
+}
+
+/// Waits until all sides say that all are active in the same epoch. Writes may go on.
 pub async fn whole(stack: &Stack, limit: Duration) {
-    let sides = [stack.dsn(side("a")), stack.dsn(side("b"))];
-    eventually("both sides active in one epoch", limit, || async {
-        match (membership(&sides[0]).await, membership(&sides[1]).await) {
-            (Some((n, 3, _)), Some((m, 3, _))) => n == m,
-            _ => false,
-        }
+    eventually("all sides active in one epoch", limit, || {
+        all_active(stack, false)
     })
     .await;
 }
 
 /// As [`whole`], after the last write: and nothing waits for anybody any more.
 pub async fn healed(stack: &Stack, limit: Duration) {
-    let sides = [stack.dsn(side("a")), stack.dsn(side("b"))];
-    eventually(
-        "both sides active in one epoch with nothing open",
-        limit,
-        || async {
-            match (membership(&sides[0]).await, membership(&sides[1]).await) {
-                (Some((n, 3, 0)), Some((m, 3, 0))) => n == m,
-                _ => false,
-            }
-        },
-    )
+    eventually("all sides active in one epoch with nothing open", limit, || {
+        all_active(stack, true)
+    })
     .await;
 }

@@ -15,6 +15,11 @@ use crate::support::{TestDir, connect, eventually, program};
 const READY: Duration = Duration::from_secs(60);
 
 pub fn up(dir: &Path) -> Process {
+    up_with(dir, "0,0")
+}
+
+/// With as many databases as there are ports.
+pub fn up_with(dir: &Path, pg: &str) -> Process {
     let mut args = vec!["up", "--data", dir.to_str().unwrap()];
     args.extend([
         "--port",
@@ -22,7 +27,7 @@ pub fn up(dir: &Path) -> Process {
         "--web",
         "0,0",
         "--pg",
-        "0,0",
+        pg,
         "--pg-front",
         "0",
         "--stats",

@@ -51,6 +51,14 @@ impl Stack {
         let account = Account::for_postgres()?;
         let place = Place::open(&options.dir, &account)?;
         end_leftovers(&place.dir).await?;
+        if let Some(more) = SideId::from_index(options.pg.len())
+            && place.clusters.join(more.to_string()).is_dir()
+        {
+            return Err(LocalError::State(format!(
+                "{} holds a database of side {more} too: give --pg a port for it",
+                place.clusters.display()
+            )));
+        }
 
         let mut ports = Ports::default();
         let mut pg = Vec::new();
@@ -181,16 +189,16 @@ impl Stack {
     /// Starts the proxy, if there is one.
     ///
     /// # Errors
-    /// It did not become ready, or there are not two databases and two instances.
+    /// It did not become ready, or there are not two or three databases and two instances.
     pub async fn start_haproxy(&self) -> Result<(), LocalError> {
         let Some(haproxy) = &self.haproxy else {
             return Ok(());
         };
         let mut haproxy = haproxy.lock().await;
         let started = match self.behind() {
-            Some(behind) => haproxy.start(behind).await,
+            Some(behind) => haproxy.start(&behind).await,
             None => Err(LocalError::State(
-                "HAProxy's configuration is made for two databases and two instances".into(),
+                "HAProxy's configuration is made for two or three databases and two instances".into(),
             )),
         };
         self.note_haproxy(&mut haproxy)?;
@@ -254,9 +262,10 @@ impl Stack {
         let record = self.record();
         let web: Vec<u16> = record.instances.values().map(|instance| instance.port).collect();
         let sides: Vec<u16> = record.sides.values().map(|side| side.port).collect();
+        let sides = (2..=3).contains(&sides.len()).then_some(sides)?;
         Some(Behind {
             web: web.try_into().ok()?,
-            sides: sides.try_into().ok()?,
+            sides,
         })
     }
 }

@@ -15,7 +15,7 @@ pub struct StackOptions {
     pub web: Vec<PortChoice>,
     /// The `kambana` program; needed for instances and to install the pool's objects.
     pub program: Option<PathBuf>,
-    /// Whether to run HAProxy; needs two sides and two instances.
+    /// Whether to run HAProxy; needs two or three sides and two instances.
     pub haproxy: Option<ProxyPorts>,
     /// Keeps the template of empty clusters; in the data directory if not given.
     pub template_cache: Option<PathBuf>,
@@ -62,6 +62,13 @@ impl StackOptions {
             links: false,
             instance_env: Vec::new(),
         }
+    }
+
+    /// And one database more, on a free port.
+    #[must_use]
+    pub fn with_third_side(mut self) -> StackOptions {
+        self.pg.push(PortChoice::Any);
+        self
     }
 
     /// And two instances of `program` on free ports.

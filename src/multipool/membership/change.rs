@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::decide::may_advance;
 use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::{self, Epoch, Fence};
 use crate::multipool::failpoint::{Point, reach};
@@ -102,6 +103,38 @@ async fn write(inner: &Inner, parent: &Epoch, child: &Child) -> Result<Changed, 
     inner.event(format!("{}; going on with {}", child.reason, child.epoch.members));
     adopt(inner, child.epoch).await;
     Ok(Changed::Moved)
+}
+
+/// Lets a member of both epochs, which stores the parent, store the current one: it lacks nothing else. Says whether it
+/// was so.
+///
+/// # Errors
+/// The side in trouble.
+pub(super) async fn advance(inner: &Inner, epoch: &Epoch, side: SideId) -> Result<bool, At> {
+    let Some(parent) = inner.health(side).epoch.filter(|e| may_advance(side, e, epoch)) else {
+        return Ok(false);
+    };
+    let reason = inner.sides.iter().find_map(|(_, other)| {
+        let health = other.health.borrow();
+        health
+            .epoch
+            .is_some_and(|e| e.same_as(epoch))
+            .then(|| health.reason.clone())
+    });
+    let child = Child {
+        epoch: *epoch,
+        reason: reason.unwrap_or_default(),
+    };
+    let stored = tokio::select! {
+        stored = store(inner, &parent, &child, side) => stored.map_err(|f| (side, f))?,
+        (side, fault) = inner.trouble(SideSet::EMPTY.with(side)) => return Err((side, Failure::Side(fault))),
+    };
+    match stored {
+        Stored::Child => note_epoch(inner, SideSet::EMPTY.with(side), child.epoch, &child.reason),
+        Stored::Newer(found) => note_epoch(inner, SideSet::EMPTY.with(side), found, ""),
+        Stored::Behind => inner.doubt(side),
+    }
+    Ok(true)
 }
 
 /// What became of the child on one side.

@@ -23,6 +23,8 @@ pub(super) struct Seen {
     pub silent: Option<Instant>,
     /// It left so often lately that it is watched for a while before it is brought back.
     pub on_trial: bool,
+    /// The last attempt to bring it back or to align it has failed: others that wait are brought back first.
+    pub put_off: bool,
     /// It answers, but has to be rebuilt.
     pub lost: Option<Loss>,
     /// What is known of it is older than the epoch: it may have been readmitted since.
@@ -42,6 +44,8 @@ pub(super) enum Action {
     AskOthers(SideSet),
     /// These members are in trouble; others go on without them, if the votes agree.
     Eject(SideSet),
+    /// A member of this epoch and of the one before, which it stores, has only to store this one.
+    Advance(SideId),
     /// A member has not stored the epoch it is a member of.
     Align { side: SideId, from: SideId },
     /// Somebody began to change the members and did not finish.
@@ -86,7 +90,13 @@ pub(super) fn next(
         .collect();
     let current = |side: &SideId| sides[*side].epoch.is_some_and(|e| e.n == epoch.n);
     let authority: SideSet = epoch.members.and(well).iter().filter(current).collect();
+    let one_behind = |side: &SideId| sides[*side].epoch.is_some_and(|e| may_advance(*side, &e, epoch));
+    let behind: SideSet = epoch.members.and(well).iter().filter(one_behind).collect();
     if authority.is_empty() {
+        // It has every write that was acknowledged in the epoch before, and none was in this one without it.
+        if let Some(side) = behind.leader() {
+            return Action::Advance(side);
+        }
         let lost = sides
             .iter()
             .filter(|(_, s)| s.lost.is_some())
@@ -109,9 +119,19 @@ pub(super) fn next(
     }
     let dead = epoch.members.minus(well);
     if !dead.is_empty() {
-        return without(dead, authority, sides, now);
+        // A side whose return is not finished goes with them: nobody could write before it was aligned under all fences,
+        // however much it lacks by now. It is caught up again while writes go on.
+        let unfinished = epoch.members.and(well).minus(authority).minus(behind);
+        return without(dead, unfinished, authority, sides, now);
+    }
+    if let Some(side) = behind.leader() {
+        return Action::Advance(side);
     }
     if let (Some(side), Some(from)) = (epoch.members.minus(authority).leader(), authority.leader()) {
+        // Nobody can write before it is aligned: better without it.
+        if sides[side].put_off {
+            return Action::Eject(SideSet::EMPTY.with(side));
+        }
         return Action::Align { side, from };
     }
     if let Some(child) = &heard.unfinished
@@ -121,7 +141,12 @@ pub(super) fn next(
     }
     let returning = well.minus(epoch.members);
     let ready = |side: &SideId| !sides[*side].on_trial && sides[*side].lost.is_none();
-    if let Some(side) = returning.iter().find(ready) {
+    // One that cannot be brought back, for whatever reason, must not keep the others out.
+    let first = returning
+        .iter()
+        .filter(ready)
+        .min_by_key(|side| sides[*side].put_off);
+    if let Some(side) = first.filter(|side| !sides[*side].put_off) {
         return Action::CatchUp(side);
     }
     let lost = |side: SideId| Some((side, sides[side].lost?));
@@ -129,7 +154,10 @@ pub(super) fn next(
     if let Some((side, loss)) = out.iter().find_map(lost).filter(|_| !rebuilding) {
         return Action::Rebuild(side, loss);
     }
-    if epoch.members.iter().any(|side| sides[side].leftovers) {
+    if let Some(side) = first {
+        return Action::CatchUp(side);
+    }
+    if wants_sweep(epoch, sides) {
         return Action::Sweep;
     }
     match heard.waiting {
@@ -138,8 +166,28 @@ pub(super) fn next(
     }
 }
 
+/// Whether something on a member waits for another one.
+pub(super) fn wants_sweep(epoch: &Epoch, sides: &PerSide<Seen>) -> bool {
+    epoch.members.len() > 1 && epoch.members.iter().any(|side| sides[side].leftovers)
+}
+
+/// Whether a member that stores `stored` lacks nothing but the epoch itself. No write of this epoch can have been
+/// acknowledged without it, and every write of the one before was on it.
+pub(super) fn may_advance(side: SideId, stored: &Epoch, epoch: &Epoch) -> bool {
+    stored.n < epoch.n
+        && stored.n == epoch.parent
+        && stored.members.contains(side)
+        && epoch.members.contains(side)
+}
+
 /// Members are in trouble: is it they, or is it we?
-fn without(dead: SideSet, authority: SideSet, sides: &PerSide<Seen>, now: Instant) -> Action {
+fn without(
+    dead: SideSet,
+    unfinished: SideSet,
+    authority: SideSet,
+    sides: &PerSide<Seen>,
+    now: Instant,
+) -> Action {
     let stale: SideSet = dead.iter().filter(|side| sides[*side].stale).collect();
     if !stale.is_empty() {
         return Action::AskOthers(stale);
@@ -168,7 +216,7 @@ fn without(dead: SideSet, authority: SideSet, sides: &PerSide<Seen>, now: Instan
             .any(|side| sides[side].answered.is_some_and(|at| at > since))
     };
     match dead.iter().all(|side| sides[side].silent.is_none_or(asked)) {
-        true => Action::Eject(dead),
+        true => Action::Eject(dead.iter().chain(unfinished.iter()).collect()),
         false => Action::AskOthers(authority),
     }
 }

@@ -27,6 +27,8 @@ pub(super) type Ended = Result<Repaired, (SideId, Failure)>;
 pub(super) struct Repair {
     pub handle: JoinHandle<Ended>,
     pub what: String,
+    /// The side that is brought back or aligned.
+    pub side: Option<SideId>,
 }
 
 /// What a repair does.
@@ -87,6 +89,10 @@ pub(super) fn start(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair
     Repair {
         handle: tokio::spawn(task),
         what,
+        side: match work {
+            Work::CatchUp { side, .. } | Work::Align { side, .. } => Some(side),
+            Work::Rebuild { .. } | Work::Sweep => None,
+        },
     }
 }
 
@@ -100,6 +106,16 @@ async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Ended {
         Work::CatchUp { side, from } => match catch_up::catch_up(inner, &epoch, from, side).await? {
             Caught::Up { epoch, keys } => {
                 note_epoch(inner, SideSet::EMPTY.with(from).with(side), epoch, "");
+                // The other members store what was decided, as after an ejection; until they do, nobody can write.
+                for other in epoch
+                    .members
+                    .iter()
+                    .filter(|other| *other != from && *other != side)
+                {
+                    if let Err((at, _)) = change::advance(inner, &epoch, other).await {
+                        inner.doubt(at);
+                    }
+                }
                 adopt(inner, epoch).await;
                 inner.event(format!(
                     "side {side} is up to date ({keys} keys copied) and active again"

@@ -192,3 +192,85 @@ fn what_voters_bring_up() {
     returning[a].on_trial = true;
     assert_eq!(act(&alone, &returning, &Heard::default()), Action::Rest);
 }
+
+#[test]
+fn three_sides() {
+    let now = std::time::Instant::now();
+    let [a, b, c] = ["a", "b", "c"].map(|name| name.parse::<SideId>().unwrap());
+    for (known, seen, action) in [
+        // Two at the same instant.
+        (
+            epoch(1, "abc"),
+            [(false, 1, "abc"), (false, 1, "abc"), (true, 1, "abc")],
+            Action::Eject(set("ab")),
+        ),
+        // c was readmitted; b, a member before and after, has only to store it: no row needs to cross for that.
+        (
+            epoch(5, "abc"),
+            [(true, 5, "abc"), (true, 4, "ab"), (true, 5, "abc")],
+            Action::Advance(b),
+        ),
+        // The only one that stored it has died: b has everything that was acknowledged, c has not.
+        (
+            epoch(5, "abc"),
+            [(false, 5, "abc"), (true, 4, "ab"), (true, 4, "ab")],
+            Action::Advance(b),
+        ),
+        (
+            epoch(5, "abc"),
+            [(false, 5, "abc"), (false, 4, "ab"), (true, 4, "ab")],
+            Action::Refuse(NotApplied::NoAuthority(c)),
+        ),
+        // Two epochs behind: others may have gone on without it in between.
+        (
+            epoch(5, "abc"),
+            [(false, 5, "abc"), (true, 3, "ab"), (true, 3, "ab")],
+            Action::Refuse(NotApplied::NoAuthority(b)),
+        ),
+        // The return of c was decided and not finished when b died: c is caught up again while writes go on.
+        (
+            epoch(5, "abc"),
+            [(true, 5, "abc"), (false, 4, "ab"), (true, 4, "ab")],
+            Action::Eject(set("bc")),
+        ),
+        (
+            epoch(5, "abc"),
+            [(true, 5, "abc"), (true, 5, "abc"), (true, 4, "ab")],
+            Action::Align { side: c, from: a },
+        ),
+        (
+            epoch(5, "a"),
+            [(true, 5, "a"), (true, 4, "ab"), (true, 3, "abc")],
+            Action::CatchUp(b),
+        ),
+    ] {
+        assert_eq!(next(&known, &sides(&seen), now), action, "{known:?} {seen:?}");
+    }
+    // One that cannot be brought back keeps nobody out.
+    let mut waiting = sides(&[(true, 5, "a"), (true, 4, "ab"), (true, 3, "abc")]);
+    waiting[b].put_off = true;
+    assert_eq!(next(&epoch(5, "a"), &waiting, now), Action::CatchUp(c));
+    waiting[c].on_trial = true;
+    assert_eq!(next(&epoch(5, "a"), &waiting, now), Action::CatchUp(b));
+    waiting[c].lost = Some(Loss::Restored);
+    assert_eq!(
+        next(&epoch(5, "a"), &waiting, now),
+        Action::Rebuild(c, Loss::Restored)
+    );
+    let rebuilding = decide::next(&epoch(5, "a"), &waiting, &Heard::default(), now, true);
+    assert_eq!(rebuilding, Action::CatchUp(b));
+    // Decided for, and not to be aligned: the others go on without it.
+    let mut stuck = sides(&[(true, 5, "ab"), (true, 4, "a"), (true, 3, "abc")]);
+    assert_eq!(
+        next(&epoch(5, "ab"), &stuck, now),
+        Action::Align { side: b, from: a }
+    );
+    stuck[b].put_off = true;
+    assert_eq!(next(&epoch(5, "ab"), &stuck, now), Action::Eject(set("b")));
+    // What waits between the members is not put off for the one that is out.
+    let mut leftovers = sides(&[(true, 5, "ab"), (true, 5, "ab"), (true, 4, "abc")]);
+    leftovers[b].leftovers = true;
+    assert_eq!(next(&epoch(5, "ab"), &leftovers, now), Action::CatchUp(c));
+    assert!(wants_sweep(&epoch(5, "ab"), &leftovers));
+    assert!(!wants_sweep(&epoch(5, "b"), &leftovers), "nobody to share with");
+}

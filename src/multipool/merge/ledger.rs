@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::open::Open;
+use super::open::{MERGE_LANE, Open};
 use crate::multipool::SideId;
 use crate::multipool::connection::Failure;
 use crate::multipool::epoch::Epoch;
@@ -21,6 +21,12 @@ pub(super) async fn settle(
     other: SideId,
     (lanes, batches): &Batches,
 ) -> Result<(), Failure> {
+    if cfg!(mutant = "settle_for_all") {
+        let sql = "UPDATE kambana.lane AS l SET confirmed = array_fill(u.batch, ARRAY[array_length(l.confirmed, 1)]) \
+                   FROM unnest($1::bigint[], $2::bigint[]) AS u(lane, batch) WHERE l.lane = u.lane";
+        client.execute(sql, &[lanes, batches]).await?;
+        return Ok(());
+    }
     client
         .execute(
             "-- merge::settle()\nUPDATE kambana.lane AS l \
@@ -55,7 +61,11 @@ pub(super) async fn ledger(
     let foreign = [&open_a, &open_b]
         .iter()
         .any(|open| open.entries.iter().any(|e| e.lane == 0));
-    for (at, client, open) in [(lead, a, &mut open_a), (other, b, &mut open_b)] {
+    let mut named_foreign = [BTreeSet::new(), BTreeSet::new()];
+    for ((at, client, open), names) in [(lead, a, &mut open_a), (other, b, &mut open_b)]
+        .into_iter()
+        .zip(&mut named_foreign)
+    {
         let mut ops: Vec<Uuid> = Vec::new();
         for entry in open.entries.iter_mut().filter(|e| e.lane == 0) {
             (entry.lane, entry.batch) = (lane, 1);
@@ -69,6 +79,7 @@ pub(super) async fn ledger(
             )
             .await
             .map_err(|e| (at, e.into()))?;
+        names.extend(ops.iter().copied());
         // From now on they are operations like others: asked for by name, and trimmed with their lane.
         let named = ops.into_iter().map(|op| OpRow {
             op,
@@ -84,25 +95,40 @@ pub(super) async fn ledger(
         insert_ops(client, &named).await.map_err(|f| (at, f))?;
         open.ops.extend(named);
     }
-    forget(a, &mut open_a, &lost.on_lead).await.map_err(at_a)?;
+    // One that came from a third side keeps its name, as it does there.
+    let gone: BTreeSet<Uuid> = lost.on_lead.intersection(&named_foreign[0]).copied().collect();
+    forget(a, &mut open_a, &gone).await.map_err(at_a)?;
     forget(b, &mut open_b, &lost.on_other).await.map_err(at_b)?;
     // What was repeated in a later epoch was just deleted on the other side and comes back from the authority.
     insert_ops(b, &open_a.ops).await.map_err(at_b)?;
     journal::insert(b, &open_a.entries).await.map_err(at_b)?;
     insert_ops(a, &open_b.ops).await.map_err(at_a)?;
     journal::insert(a, &open_b.entries).await.map_err(at_a)?;
+    let [from_a, from_b] = named_foreign;
+    if inner.sides.count() > 2 {
+        stamp((lead, a), (other, b), lane, &from_a).await?;
+        stamp((other, b), (lead, a), lane, &from_b).await?;
+    }
 
     let mut lanes = lanes(a).await.map_err(at_a)?;
     for (lane, (instance, confirmed)) in self::lanes(b).await.map_err(at_b)? {
         let known = lanes
             .entry(lane)
             .or_insert_with(|| (instance, vec![0; confirmed.len()]));
-        for (ours, theirs) in known.1.iter_mut().zip(confirmed) {
-            *ours = (*ours).max(theirs);
+        raise(&mut known.1, confirmed);
+    }
+    if inner.sides.count() > 2 {
+        // What one of them has closed, the other may still hold open for a third side, having been out meanwhile.
+        for (at, client) in [(lead, a), (other, b)] {
+            for (lane, confirmed) in closed(client, &lanes).await.map_err(|f| (at, f))? {
+                if let Some((_, known)) = lanes.get_mut(&lane) {
+                    raise(known, confirmed);
+                }
+            }
         }
     }
     if foreign {
-        lanes.insert(lane, ("merge".into(), vec![0; inner.sides.count()]));
+        lanes.insert(lane, (MERGE_LANE.into(), vec![0; inner.sides.count()]));
     }
     for (at, client) in [(lead, a), (other, b)] {
         insert_lanes(client, &lanes).await.map_err(|f| (at, f))?;
@@ -121,6 +147,41 @@ pub(super) async fn ledger(
         .iter()
         .map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
         .unzip())
+}
+
+/// A third side may have changed the same rows: which write is newer is asked of those that made them. `lane` holds the
+/// foreign writes by now.
+async fn stamp(
+    (side, from): (SideId, &Client),
+    (at, to): (SideId, &Client),
+    lane: i64,
+    ops: &BTreeSet<Uuid>,
+) -> Result<(), (SideId, Failure)> {
+    if ops.is_empty() {
+        return Ok(());
+    }
+    let ops: Vec<Uuid> = ops.iter().copied().collect();
+    let rows = from
+        .query(
+            "-- merge::stamp()\nSELECT j.op, coalesce(max(j.epoch), 0), \
+               coalesce(max(j.clock), (extract(epoch FROM max(j.at)) * 1000000)::bigint) \
+             FROM kambana.journal AS j WHERE j.lane = $1 AND j.batch = 1 AND j.op = ANY($2) GROUP BY j.op",
+            &[&lane, &ops],
+        )
+        .await
+        .map_err(|e| (side, e.into()))?;
+    let ops: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let epochs: Vec<i64> = rows.iter().map(|row| row.get(1)).collect();
+    let clocks: Vec<i64> = rows.iter().map(|row| row.get(2)).collect();
+    to.execute(
+        "-- merge::stamp()\nUPDATE kambana.journal AS j SET epoch = u.epoch, clock = u.clock \
+         FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) AS u(op, epoch, clock) \
+         WHERE j.lane = $1 AND j.batch = 1 AND j.op = u.op",
+        &[&lane, &ops, &epochs, &clocks],
+    )
+    .await
+    .map_err(|e| (at, e.into()))?;
+    Ok(())
 }
 
 /// Takes what gave way out of a side's journal. Only the losing batches: the other side's own version of a repeated
@@ -145,6 +206,20 @@ async fn forget(client: &Client, open: &mut Open, lost: &BTreeSet<Uuid>) -> Resu
     open.ops.retain(|o| !lost.contains(&o.op));
     open.entries.retain(|e| !lost.contains(&e.op));
     Ok(())
+}
+
+fn raise(known: &mut [i64], confirmed: Vec<i64>) {
+    for (ours, theirs) in known.iter_mut().zip(confirmed) {
+        *ours = (*ours).max(theirs);
+    }
+}
+
+/// Which of these lanes a side has closed, and what it knew of them then.
+async fn closed(client: &Client, lanes: &Lanes) -> Result<Vec<(i64, Vec<i64>)>, Failure> {
+    let lanes: Vec<i64> = lanes.keys().copied().collect();
+    let sql = "-- merge::closed()\nSELECT lane, confirmed FROM kambana.lane WHERE closed AND lane = ANY($1)";
+    let rows = client.query(sql, &[&lanes]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 pub(super) async fn lanes(client: &Client) -> Result<Lanes, Failure> {

@@ -64,6 +64,10 @@ pub(super) async fn open(
     Ok((open, resting))
 }
 
+/// The writer of lanes with foreign writes that a merge has brought over, in `kambana.lane`. No instance is called so:
+/// see [`super::ledger`].
+pub(super) const MERGE_LANE: &str = "merge";
+
 /// Operations of the pool that stay open: per lane the first batch that must not be settled.
 pub(super) type Resting = BTreeMap<i64, i64>;
 
@@ -92,6 +96,29 @@ impl Open {
             .map(|e| e.op)
             .collect()
     }
+}
+
+/// Foreign writes among these that a merge has brought from a third side: they have a lane by now.
+pub(super) async fn brought(client: &Client, open: &Open) -> Result<BTreeSet<Uuid>, Failure> {
+    let lanes: BTreeSet<i64> = open
+        .entries
+        .iter()
+        .map(|e| e.lane)
+        .filter(|lane| *lane != 0)
+        .collect();
+    if lanes.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let lanes: Vec<i64> = lanes.into_iter().collect();
+    let rows = client
+        .query(
+            "-- merge::brought()\nSELECT lane FROM kambana.lane WHERE lane = ANY($1) AND instance = $2",
+            &[&lanes, &MERGE_LANE],
+        )
+        .await?;
+    let lanes: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let brought = open.entries.iter().filter(|e| lanes.contains(&e.lane));
+    Ok(brought.map(|e| e.op).collect())
 }
 
 /// When these operations were made, as this side has stored it. The pool's own have the time of their transaction.

@@ -79,6 +79,22 @@ mod tests {
             "three of five are left without a side"
         );
         assert_eq!(margin(&five, &[web1, at_a, at_b], both).too_few_votes, [a, b]);
+        // Three sides and two instances: any two may be lost, so one is safe while one is away.
+        let three = Electorate::new(3, 2, false);
+        let at_c = Seat::Side("c".parse().unwrap());
+        let all = SideSet::first(3);
+        assert!(
+            margin(
+                &three,
+                &[web1, web2, at_b, at_c],
+                all.minus(SideSet::EMPTY.with(a))
+            )
+            .is_safe()
+        );
+        assert_eq!(
+            margin(&three, &[web1, at_b, at_c], all.minus(SideSet::EMPTY.with(a))).too_few_votes,
+            [b, "c".parse().unwrap()]
+        );
         // Nobody else can act: only the last copy counts.
         let alone = Electorate::new(2, 1, false);
         assert!(margin(&alone, &[web1], both).is_safe());

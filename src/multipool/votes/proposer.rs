@@ -34,15 +34,21 @@ impl fmt::Display for Seat {
 pub(in crate::multipool) struct Electorate(BTreeMap<Seat, u32>);
 
 impl Electorate {
-    /// Every side and every instance has a vote, side a one more, so that every single failure leaves a majority and a
-    /// crossed partition has one winner. With a witness all count the same, so that either of two machines may burn. An
-    /// instance that is alone has nobody to disagree with.
+    /// Every side and every instance has a vote. Where these are even in number, side a has one more: of an odd number of
+    /// votes one of two halves has a majority, so a crossed partition has one winner. Where they are odd by themselves
+    /// (three sides, two instances) nobody has, so that any two sides may be lost. With a witness all count the same, so
+    /// that either of two machines may burn. An instance that is alone has nobody to disagree with.
     pub fn new(sides: usize, instances: usize, witness: bool) -> Electorate {
         let mut seats: BTreeMap<Seat, u32> = (0..instances).map(|n| (Seat::Instance(n), 1)).collect();
         if instances > 1 || witness {
+            let tie = !witness && (sides + instances).is_multiple_of(2);
             let sides = (0..sides).filter_map(SideId::from_index);
             seats.extend(sides.map(|side| {
-                let weight = if side.index() == 0 && !witness { 2 } else { 1 };
+                let weight = if side.index() == 0 && (tie || cfg!(mutant = "heavy_a")) {
+                    2
+                } else {
+                    1
+                };
                 (Seat::Side(side), weight)
             }));
         }

@@ -213,6 +213,18 @@ fn two_candidates_and_five_equal_voters_in_every_order() {
 }
 
 #[test]
+fn two_candidates_and_three_sides_in_every_order() {
+    let electorate = Electorate::new(3, 2, false);
+    let mut start = World::new(&electorate, &[(1, 3), (1, 6)]);
+    start.parent = epoch(1, 7);
+    let (worlds, decided_twice) = explore(start);
+    assert!(
+        worlds > 1_000 && decided_twice > 0,
+        "{worlds} worlds, {decided_twice} with two decisions"
+    );
+}
+
+#[test]
 fn a_candidate_that_dies_and_begins_again_in_every_order() {
     // Three voters, two of them needed: the smallest in which three attempts can cross.
     let electorate = Electorate::new(1, 1, true);
@@ -342,12 +354,78 @@ fn more_than_half_of_all_votes() {
         (2, 1, false, (1, 1)),
         (2, 2, false, (5, 3)),
         (2, 2, true, (5, 3)),
-        (3, 2, false, (6, 4)),
-        (2, 3, false, (6, 4)),
+        (3, 2, false, (5, 3)),
+        (2, 3, false, (5, 3)),
+        (3, 3, false, (7, 4)),
+        (3, 1, false, (1, 1)),
         (2, 1, true, (4, 3)),
+        (3, 2, true, (6, 4)),
     ] {
         let electorate = Electorate::new(sides, instances, witness);
         assert_eq!((electorate.total(), electorate.needed()), votes);
+    }
+}
+
+/// Every way to part the seats in two, tried one by one.
+fn halves(electorate: &Electorate) -> impl Iterator<Item = [Vec<Seat>; 2]> {
+    let seats: Vec<Seat> = electorate.seats().map(|(seat, _)| seat).collect();
+    (0..1_usize << seats.len()).map(move |mask| {
+        let half = |yes: bool| {
+            let seats = seats.iter().enumerate();
+            let of_half = seats.filter(|(place, _)| (mask >> place & 1 == 1) == yes);
+            of_half.map(|(_, seat)| *seat).collect()
+        };
+        [half(true), half(false)]
+    })
+}
+
+#[test]
+fn of_two_halves_exactly_one_decides_without_a_witness() {
+    for (sides, instances) in (1..=4).flat_map(|sides| (2..=4).map(move |instances| (sides, instances))) {
+        let electorate = Electorate::new(sides, instances, false);
+        for half in halves(&electorate) {
+            let deciding = half
+                .iter()
+                .filter(|seats| electorate.weight(*seats) >= electorate.needed());
+            assert_eq!(
+                deciding.count(),
+                1,
+                "{sides} sides, {instances} instances: {half:?}"
+            );
+        }
+    }
+}
+
+/// With three sides and two instances any two voters may be lost; any single one with two.
+#[test]
+fn what_may_be_lost() {
+    for (sides, witness, may_be_lost) in [(2, false, 1), (2, true, 2), (3, false, 2), (3, true, 2)] {
+        let electorate = Electorate::new(sides, 2, witness);
+        for [lost, left] in halves(&electorate).filter(|[lost, _]| lost.len() <= may_be_lost) {
+            assert!(
+                electorate.weight(&left) >= electorate.needed(),
+                "{sides} sides, witness {witness}: {lost:?} are lost"
+            );
+        }
+    }
+}
+
+/// While instances are replaced one after the other, some still count two votes for side a: a group that decides by their
+/// count and one that decides by ours have a voter in common.
+#[test]
+fn groups_that_decide_by_the_earlier_count_meet_ours() {
+    for (sides, instances) in [(3, 2), (2, 3), (4, 3), (3, 4)] {
+        let electorate = Electorate::new(sides, instances, false);
+        let a = Seat::Side("a".parse().unwrap());
+        let earlier = |seats: &[Seat]| seats.len() + usize::from(seats.contains(&a));
+        let all: Vec<Seat> = electorate.seats().map(|(seat, _)| seat).collect();
+        for [ours, theirs] in halves(&electorate) {
+            let decide = [
+                electorate.weight(&ours) >= electorate.needed(),
+                earlier(&theirs) > earlier(&all) / 2,
+            ];
+            assert_ne!(decide, [true; 2], "{ours:?} and {theirs:?}");
+        }
     }
 }
 

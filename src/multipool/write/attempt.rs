@@ -314,6 +314,8 @@ impl Lane {
                         Failure::Side(fault) => fault,
                         other => SideFault::Down(crate::multipool::connection::words(&other)),
                     };
+                    // With three sides several may be in doubt; each is looked at, one is waited for.
+                    self.inner.doubt(side);
                     doubt = Some((side, fault));
                 }
             }

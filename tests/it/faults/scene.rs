@@ -1,4 +1,4 @@
-//! Two databases, two instances that reach them over links, failpoints; what was asked and answered; the final judgement.
+//! Two or three databases, two instances that reach them over links, failpoints; what was asked and answered; the final judgement.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::points::{Points, with_failpoints};
 use crate::load::{http, nothing_left_over};
 use crate::support::{
-    Running, assert_identical, connect, eventually, healed, number, program, rows, side, start,
+    Running, assert_identical, connect, eventually, healed, names, number, program, rows, side, start,
 };
 
 /// Budgets of the design hold on a machine that is free; the tests share two cores with others.
@@ -146,10 +146,10 @@ impl Scene {
         (op, asking)
     }
 
-    /// Waits until both sides have exactly one row with this content.
+    /// Waits until every side has exactly one row with this content.
     pub async fn exactly_one(&self, content: &str) {
         let sql = format!("SELECT count(*) FROM items WHERE content = '{content}'");
-        for name in ["a", "b"] {
+        for name in &names(self) {
             assert_eq!(
                 number(&self.dsn(side(name)), &sql).await,
                 1,
@@ -226,10 +226,10 @@ impl Scene {
         (row.get(0), row.get(1))
     }
 
-    /// Waits until a row is the same on both sides and is this.
+    /// Waits until a row is the same on every side and is this.
     pub async fn both_have(&self, row: i64, content: &str, limit: Duration) {
-        eventually(&format!("both sides have `{content}`"), limit, || async {
-            for name in ["a", "b"] {
+        eventually(&format!("every side has `{content}`"), limit, || async {
+            for name in &names(self) {
                 if self.content(name, row).await.as_deref() != Some(content) {
                     return false;
                 }
@@ -348,18 +348,18 @@ impl Scene {
         }
     }
 
-    /// After the last fault: both sides equal, what was acknowledged is there once, what was refused nowhere, what was
+    /// After the last fault: all sides equal, what was acknowledged is there once, what was refused nowhere, what was
     /// unknown is final, nothing is left over, and both instances say so.
     pub async fn judge(&self) {
         for web in 0..2 {
-            for name in ["a", "b"] {
+            for name in &names(self) {
                 self.wire(web, name).heal();
             }
         }
         healed(self, HEAL).await;
         assert_identical(self).await;
         let told = self.0.told.lock().unwrap().clone();
-        for name in ["a", "b"] {
+        for name in &names(self) {
             let applied = rows(&self.dsn(side(name)), "SELECT op FROM kambana.op WHERE applied").await;
             for Told { op, status, body, .. } in &told {
                 let here = applied.contains(&format!("({op})"));
@@ -400,7 +400,7 @@ impl Scene {
         }
         nothing_left_over(self).await;
         for web in 0..2 {
-            for name in ["a", "b"] {
+            for name in &names(self) {
                 self.status_says(web, name, "active", Duration::from_secs(5))
                     .await;
             }

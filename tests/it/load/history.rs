@@ -8,7 +8,7 @@ use kambana::local::Stack;
 use uuid::Uuid;
 
 use super::order::{Record, RowOp, is_linearizable};
-use crate::support::{assert_identical, connect, side};
+use crate::support::{assert_identical, connect, names, side};
 
 /// Questions, answers and what follows from them.
 #[derive(Default)]
@@ -119,11 +119,11 @@ impl History {
     }
 }
 
-/// Invariants after a run, asked by SQL on both sides: what was acknowledged is there, what was refused is not, no
+/// Invariants after a run, asked by SQL on all sides: what was acknowledged is there, what was refused is not, no
 /// deleted row returned, every row has one history, and nothing is left over.
 pub async fn check(stack: &Stack, history: &History) {
     assert_identical(stack).await;
-    for name in ["a", "b"] {
+    for name in &names(stack) {
         let client = connect(&stack.dsn(side(name))).await.unwrap();
         let rows: BTreeMap<i64, String> = client
             .query("SELECT id::bigint, coalesce(content, '') FROM items", &[])
@@ -168,7 +168,7 @@ pub async fn check(stack: &Stack, history: &History) {
 
 /// No transaction stands idle, nobody waits for a lock, on any side.
 pub async fn nothing_left_over(stack: &Stack) {
-    for name in ["a", "b"] {
+    for name in &names(stack) {
         let dsn = stack.dsn(side(name));
         let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'kambana%' AND xact_start < now() - interval '2 s'
                     AND pid <> pg_backend_pid()";
