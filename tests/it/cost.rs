@@ -11,7 +11,7 @@ use crate::support::{Running, assert_identical, connect, eventually, healed, num
 const EPOCH: &str = "SELECT n FROM kambana.epoch";
 
 /// Longer than an instance takes to send what it sends without waiting, shorter than the patience of a probe.
-const DELAY: Duration = Duration::from_millis(200);
+const DELAY: Duration = Duration::from_millis(100);
 
 /// One connection for reads, so that all of them are on it; and only one instance is asked.
 async fn stack() -> (Running, String, Browser) {
@@ -20,6 +20,8 @@ async fn stack() -> (Running, String, Browser) {
             .with_instances(&program())
             .with_links()
             .with_setting("POOL_SIZE", "1")
+            // A new connection takes several round trips, and each may be delayed.
+            .with_setting("PROBE_DEADLINE_MS", "5000")
     })
     .await;
     let url = stack.instance_url(0);
@@ -53,9 +55,11 @@ fn cost(heard: &[Heard], connection: u64) -> Cost {
         let first = sql.lines().next().unwrap_or_default();
         first.trim_start_matches("-- ").to_owned()
     };
+    // Now and then an instance asks for what it shows about itself.
+    let asked_for_itself = |sql: &str| sql.starts_with("-- check::") || sql.starts_with("-- trim::");
     let ours: Vec<&Heard> = heard
         .iter()
-        .filter(|heard| heard.connection == connection)
+        .filter(|heard| heard.connection == connection && !asked_for_itself(&heard.sql))
         .collect();
     Cost {
         names: ours.iter().map(|heard| name(&heard.sql)).collect(),
@@ -200,14 +204,21 @@ async fn who_only_looks_writes_nothing() {
             assert_eq!(status, if path == "/nothing" { 404 } else { 200 }, "{path}");
         }
     };
-    // The messages of what was done before are taken out.
+    // The messages of what was done before are taken out, which writes the session.
+    let written = Instant::now();
     look().await;
     healed(&stack, Duration::from_secs(20)).await;
     let before = ops().await;
     for _ in 0..5 {
         look().await;
     }
-    assert_eq!(ops().await, before, "35 pages, no operation");
+    // On a machine that is slow, more than a minute may have passed.
+    let due = written.elapsed().as_secs() / 60;
+    let operations = (ops().await - before) as u64;
+    assert!(
+        operations <= due,
+        "35 pages, {operations} operations instead of {due}"
+    );
 
     // Once a minute the session is marked as used.
     let client = connect(&dsn).await.unwrap();
