@@ -27,19 +27,31 @@ const LISTING: Listing = Listing {
             name: "id",
             expression: "id",
             cast: "integer",
+            nullable: false,
         },
         Sort {
             name: "name",
             expression: "name COLLATE \"C\"",
             cast: "text",
+            nullable: false,
         },
         Sort {
             name: "updated_at",
             // Qualified: the bare name in ORDER BY would mean the formatted text.
             expression: "items.updated_at",
             cast: "timestamp",
+            nullable: true,
         },
     ],
+};
+
+/// Characters of a content that [`list_brief`] reads.
+pub const BRIEF_CONTENT: usize = 200;
+
+const BRIEF: Listing = Listing {
+    function: "items::list_brief()",
+    columns: "id, name, left(content, 200) AS content, to_char(updated_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.US') AS updated_at",
+    ..LISTING
 };
 
 /// A row of `items`.
@@ -116,6 +128,14 @@ fn key(id: i32) -> Fields {
 /// No side could answer, or one refused.
 pub async fn list(pool: &MultiPool, query: &ListQuery) -> Result<Page<Item>, ReadError> {
     listing::page(pool, &LISTING, query, from_row).await
+}
+
+/// One page of items with the beginning of their content ([`BRIEF_CONTENT`]): a whole page of the longest ones is 10 MB.
+///
+/// # Errors
+/// No side could answer, or one refused.
+pub async fn list_brief(pool: &MultiPool, query: &ListQuery) -> Result<Page<Item>, ReadError> {
+    listing::page(pool, &BRIEF, query, from_row).await
 }
 
 /// The next `limit` items with an id above `after`, for an export.

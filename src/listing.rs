@@ -1,7 +1,8 @@
 //! What the lists and forms of all subjects share: field errors, list requests, and pages found by key.
 //!
 //! A page starts after a row, not at a number of rows ("keyset"): the last page of 100,000 rows costs what the first does,
-//! and rows that come and go while somebody pages do not shift what he sees. Text is sorted by `COLLATE "C"`: the same order
+//! and rows that come and go while somebody pages do not shift what he sees. Totals are counted up to a small bound and
+//! estimated above, so that no request looks through a table. Text is sorted by `COLLATE "C"`: the same order
 //! on every side, whatever locale its server was made with.
 
 mod fields;
@@ -18,8 +19,9 @@ pub const DEFAULT_LIMIT: u32 = 25;
 pub const MAX_LIMIT: u32 = 100;
 /// The longest text searched for, in characters.
 pub const MAX_SEARCH: usize = 200;
-/// Totals are counted exactly up to here: a bounded count costs about 15 ms and cannot grow with the table.
-pub const COUNT_BOUND: i64 = 100_000;
+/// Totals are counted exactly up to here: a tenth of a millisecond, whatever the size of the table. Whoever has more rows
+/// wants to know about how many.
+pub const COUNT_BOUND: i64 = 1000;
 
 /// A place in a sorted list: just after (or before) one row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,17 +141,77 @@ impl ListQuery {
     }
 }
 
+/// How many rows there are on all pages together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Total {
+    /// All were counted.
+    Exactly(i64),
+    /// The table's size as PostgreSQL last estimated it, in round numbers; nothing was searched for.
+    About(i64),
+    /// So many were counted, and there are more.
+    MoreThan(i64),
+}
+
+impl Total {
+    /// Of a count that went one beyond [`COUNT_BOUND`] at most, and PostgreSQL's estimate (-1: none yet).
+    fn of(counted: i64, estimate: i64) -> Total {
+        match round(estimate) {
+            _ if counted <= COUNT_BOUND => Total::Exactly(counted),
+            estimate if estimate > COUNT_BOUND => Total::About(estimate),
+            _ => Total::MoreThan(COUNT_BOUND),
+        }
+    }
+
+    /// The number.
+    pub fn number(self) -> i64 {
+        match self {
+            Total::Exactly(number) | Total::About(number) | Total::MoreThan(number) => number,
+        }
+    }
+
+    /// Whether the number is all of them.
+    pub fn is_exact(self) -> bool {
+        matches!(self, Total::Exactly(_))
+    }
+}
+
+/// To two digits and zeros: more would look like a count.
+fn round(number: i64) -> i64 {
+    let mut unit = 1;
+    while number / unit >= 100 {
+        unit *= 10;
+    }
+    (number + unit / 2) / unit * unit
+}
+
 /// One page of a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     /// In the order asked for.
     pub rows: Vec<T>,
-    /// Rows that match the search on all pages together, counted up to [`COUNT_BOUND`].
-    pub total: i64,
-    /// Whether `total` is all of them; otherwise there are more.
-    pub total_is_exact: bool,
+    /// Rows that match the search on all pages together.
+    pub total: Total,
     /// Mark of the page after this one.
     pub next: Option<String>,
     /// Mark of the page before this one.
     pub previous: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals() {
+        assert_eq!(Total::of(0, -1), Total::Exactly(0));
+        // What was counted is true, whatever is estimated.
+        assert_eq!(Total::of(1000, 2_000_000), Total::Exactly(1000));
+        assert_eq!(Total::of(1001, 1_049_999), Total::About(1_000_000));
+        assert_eq!(Total::of(1001, 61_234), Total::About(61_000));
+        // Never analysed, or grown since.
+        for estimate in [-1, 0, 900] {
+            assert_eq!(Total::of(1001, estimate), Total::MoreThan(1000));
+        }
+        assert_eq!((round(99), round(105), round(995)), (99, 110, 1000));
+    }
 }

@@ -23,6 +23,14 @@ const fn sort(name: &'static str, expression: &'static str, cast: &'static str) 
         name,
         expression,
         cast,
+        nullable: false,
+    }
+}
+
+const fn nullable(sort: Sort) -> Sort {
+    Sort {
+        nullable: true,
+        ..sort
     }
 }
 
@@ -36,9 +44,9 @@ const LISTING: Listing = Listing {
         sort("name", "name COLLATE \"C\"", "text"),
         sort("host", "host COLLATE \"C\"", "text"),
         sort("port", "port", "integer"),
-        sort("active", "active", "boolean"),
+        nullable(sort("active", "active", "boolean")),
         // Qualified: the bare name in ORDER BY would mean the formatted text.
-        sort("created_at", "servers.created_at", "timestamp"),
+        nullable(sort("created_at", "servers.created_at", "timestamp")),
     ],
 };
 

@@ -3,8 +3,8 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::{COUNT_BOUND, Cursor, ListQuery, Page};
-use crate::multipool::{MultiPool, ReadError};
+use super::{COUNT_BOUND, Cursor, ListQuery, MAX_LIMIT, Page, Total};
+use crate::multipool::{MultiPool, ReadError, together};
 
 /// A column a list can be sorted by.
 pub(crate) struct Sort {
@@ -13,6 +13,9 @@ pub(crate) struct Sort {
     pub expression: &'static str,
     /// The type a cursor's text is read as.
     pub cast: &'static str,
+    /// Whether it may be `NULL`. Where it cannot be, the statement says nothing of it: with `OR … IS NULL` or
+    /// `NULLS LAST` PostgreSQL would not use an index.
+    pub nullable: bool,
 }
 
 /// What a subject says about its table so that [`page`] can list it. All SQL here is constant text.
@@ -78,6 +81,17 @@ fn search_condition(listing: &Listing, search: &str, statement: &mut Statement) 
     format!("({})", tests.join(" OR "))
 }
 
+/// How many rows are asked for: a few fixed numbers, which the statement holds as text. With a parameter PostgreSQL's plan
+/// would be made for a tenth of the table; with every number there would be a prepared statement for each.
+fn fetched(query: &ListQuery) -> u32 {
+    let wanted = query.limit + 1;
+    let steps = [2, 11, 26];
+    steps
+        .into_iter()
+        .find(|step| *step >= wanted)
+        .unwrap_or(MAX_LIMIT + 1)
+}
+
 /// Rows on the wanted side of the cursor. `NULL` comes after every value, in both directions of sorting.
 fn cursor_condition(sort: &Sort, cursor: &Cursor, statement: &mut Statement) -> String {
     let column = sort.expression;
@@ -89,9 +103,10 @@ fn cursor_condition(sort: &Sort, cursor: &Cursor, statement: &mut Statement) -> 
     };
     let id = format!("{}::integer", statement.bind(cursor.id.to_string()));
     match &cursor.value {
+        Some(_) if column == "id" => format!("id {compare} {id}"),
         Some(value) => {
             let value = format!("{}::{}", statement.bind(value.as_str()), sort.cast);
-            let nulls = if cursor.backward {
+            let nulls = if cursor.backward || !sort.nullable {
                 ""
             } else {
                 " OR (COLUMN) IS NULL"
@@ -122,12 +137,16 @@ fn list_statement(listing: &Listing, query: &ListQuery) -> Statement {
     } else {
         "DESC"
     };
-    let nulls = if backward { "FIRST" } else { "LAST" };
-    // One row more than wanted tells whether there is another page.
-    let limit = statement.bind((query.limit + 1).to_string());
+    let nulls = match (sort.nullable, backward) {
+        (false, _) => "",
+        (true, true) => " NULLS FIRST",
+        (true, false) => " NULLS LAST",
+    };
     statement.sql = format!(
         "-- {function}\nSELECT {columns}, ({column})::text AS sort_key FROM {table} WHERE {conditions} \
-         ORDER BY {column} {direction} NULLS {nulls}, id {direction} LIMIT {limit}::bigint",
+         ORDER BY {column} {direction}{nulls}, id {direction} LIMIT {limit}",
+        // One row more than wanted tells whether there is another page.
+        limit = fetched(query),
         function = listing.function,
         columns = listing.columns,
         table = listing.table,
@@ -140,16 +159,25 @@ fn list_statement(listing: &Listing, query: &ListQuery) -> Statement {
 fn count_statement(listing: &Listing, search: &str) -> Statement {
     let mut statement = Statement::default();
     let condition = search_condition(listing, search, &mut statement);
-    let bound = statement.bind((COUNT_BOUND + 1).to_string());
+    // How much a search will find is not known before.
+    let estimate = match search {
+        "" => format!(
+            "(SELECT reltuples::bigint FROM pg_class WHERE oid = '{}'::regclass)",
+            listing.table
+        ),
+        _ => "-1::bigint".into(),
+    };
     statement.sql = format!(
-        "-- {function}\nSELECT count(*) FROM (SELECT FROM {table} WHERE {condition} LIMIT {bound}::bigint) AS found",
+        "-- {function}\nSELECT count(*), {estimate} FROM (SELECT FROM {table} WHERE {condition} LIMIT {bound}) AS found",
         function = listing.function,
         table = listing.table,
+        bound = COUNT_BOUND + 1,
     );
     statement
 }
 
-/// Reads one page and the total.
+/// Reads one page and the total, in one round trip. A search is counted only if it found more than fits on the first page:
+/// both may have to look through the whole table.
 pub(crate) async fn page<T>(
     pool: &MultiPool,
     listing: &Listing,
@@ -158,7 +186,11 @@ pub(crate) async fn page<T>(
 ) -> Result<Page<T>, ReadError> {
     let count = count_statement(listing, &query.search);
     let list = list_statement(listing, query);
-    let (counted, found) = futures::try_join!(count.read(pool), list.read(pool))?;
+    let (counted, mut found) = match query.search.as_str() {
+        "" => together(async { futures::try_join!(count.read(pool), list.read(pool)) }).await?,
+        _ => (Vec::new(), list.read(pool).await?),
+    };
+    found.truncate(query.limit as usize + 1);
     let backward = query.cursor.as_ref().is_some_and(|cursor| cursor.backward);
     if backward && found.len() < query.limit as usize {
         // Rows in front were deleted: a first page shorter than the others would look like the end of the list.
@@ -190,14 +222,27 @@ pub(crate) async fn page<T>(
     };
     let next = link(rows.last(), false).filter(|_| more || backward);
     let previous = link(rows.first(), true).filter(|_| if backward { more } else { query.cursor.is_some() });
-    let total: i64 = match counted.first() {
-        Some(row) => row.try_get(0).map_err(unreadable)?,
-        None => 0,
+    let here = rows.len() as i64;
+    let counted = match query.search.as_str() {
+        "" => Ok(counted),
+        _ if query.cursor.is_none() && !more => Ok(Vec::new()),
+        _ => count.read(pool).await,
+    };
+    let total = match counted {
+        Ok(counted) => match counted.first() {
+            Some(row) => Total::of(
+                row.try_get(0).map_err(unreadable)?,
+                row.try_get(1).map_err(unreadable)?,
+            ),
+            None => Total::Exactly(here),
+        },
+        // The rows are there; only their number would take too long.
+        Err(ReadError::TooLong) => Total::MoreThan(here),
+        Err(error) => return Err(error),
     };
     Ok(Page {
         rows: rows.into_iter().map(|(row, _)| row).collect(),
-        total: total.min(COUNT_BOUND),
-        total_is_exact: total <= COUNT_BOUND,
+        total,
         next,
         previous,
     })

@@ -40,7 +40,7 @@ pub use cluster::{Cluster, ClusterConfig, OWNER};
 pub use error::LocalError;
 pub use haproxy::{Behind, Haproxy, HaproxyConfig};
 pub use instance::{Instance, InstanceConfig, Wiring};
-pub use link::{Fault, Link, LinkCounts, Passing, Then, Way};
+pub use link::{Fault, Heard, Link, LinkCounts, Passing, Then, Way};
 pub use place::Place;
 pub use ports::{Port, PortChoice};
 pub use process::{Launch, Process, ProcessId};

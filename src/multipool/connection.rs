@@ -48,7 +48,11 @@ pub(super) fn pg_config(side: &SideConfig, pool: &PoolConfig, purpose: Purpose) 
     for (name, value) in SESSION_SETTINGS {
         options.push_str(&format!("-c {name}={value} "));
     }
-    let deadline_ms = pool.op_deadline.as_millis();
+    let deadline_ms = match purpose {
+        Purpose::Write => pool.op_deadline,
+        Purpose::Read => pool.op_deadline.min(READ_DEADLINE),
+    }
+    .as_millis();
     options.push_str(&format!(
         "-c lock_timeout={} -c statement_timeout={deadline_ms} -c idle_in_transaction_session_timeout={} ",
         pool.lock_timeout.as_millis(),
@@ -79,6 +83,9 @@ pub(super) fn pg_config(side: &SideConfig, pool: &PoolConfig, purpose: Purpose) 
 
 /// A transaction whose instance was paused must not hold the fence for ever: the server ends it after this long.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
+
+/// The server ends a statement of a reader after this long: before the reader's patience is over, so that he is told why.
+const READ_DEADLINE: Duration = Duration::from_secs(4);
 
 /// How often [`keep_awake`] says something: well within the timeout.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
@@ -111,7 +118,11 @@ pub(super) fn pool(
         pg_config(side, config, purpose),
         NoTls,
         ManagerConfig {
-            recycling_method: RecyclingMethod::Verified,
+            recycling_method: match purpose {
+                Purpose::Write => RecyclingMethod::Verified,
+                // A read is repeated when its connection turns out to be dead (`read`).
+                Purpose::Read => RecyclingMethod::Fast,
+            },
         },
     );
     let mut builder = Pool::builder(manager)
@@ -160,7 +171,8 @@ pub(super) enum Failure {
 pub(super) enum Repeat {
     /// A lock was not given within `lock_timeout`.
     Locked,
-    /// Deadlock, serialization failure, a cached plan that no longer fits, an ended idle transaction.
+    /// Deadlock, serialization failure, a cached plan that no longer fits, an ended idle transaction, a reader's connection
+    /// that died while nobody used it.
     Contention,
     /// The server cancelled the statement at its `statement_timeout`.
     Cancelled,
@@ -315,6 +327,13 @@ impl Conn {
     /// Says whether a transaction may be open on it.
     pub fn set_busy(&self, busy: bool) {
         self.busy.store(busy, Ordering::Release);
+    }
+
+    /// Whether it was used before it was taken.
+    pub fn was_used(&self) -> bool {
+        self.object
+            .as_ref()
+            .is_some_and(|object| Object::metrics(object).recycle_count > 0)
     }
 
     fn object(&self) -> Result<&Object, Failure> {

@@ -137,6 +137,9 @@ pub enum ReadError {
     /// No side could answer before the deadline.
     #[error("no database could answer: {0}")]
     Unavailable(NotApplied),
+    /// The statement itself took too long and was ended; nothing is wrong with any side.
+    #[error("the database was looking through too many rows and was stopped after a few seconds")]
+    TooLong,
 }
 
 /// Why a pool could not be connected, or objects could not be installed. The text names the side and what to do.

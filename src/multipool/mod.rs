@@ -5,6 +5,7 @@
 //! - [`MultiPool`]: the doors (`pool`; `inner` is what they share with the tasks), what they take (`change`, `value`) and answer (`error`, `status`).
 //! - `write`: lanes; leader, followers, commit on all at once. `statement` makes SQL of a declarative change,
 //!   `transaction` is the handle of arbitrary SQL, `journal` what was captured.
+//! - `read`: reads, and what they do when a connection or a side fails.
 //! - `health`: heartbeats; `refusal`: a side that is well and takes no writes; `standstill`: no reads from the past after one;
 //!   `membership`: who is active (`epoch`),
 //!   after `votes` of more than half.
@@ -49,6 +50,7 @@ mod membership;
 mod merge;
 mod migrate;
 mod pool;
+mod read;
 mod rebuild;
 mod refusal;
 mod sequences;
@@ -74,6 +76,7 @@ pub use error::{ConnectError, NotApplied, ReadError, WriteError};
 pub use install::install;
 pub use migrate::migrate;
 pub use pool::MultiPool;
+pub use read::together;
 pub use rebuild::{Ended, rebuild_side};
 pub use side::{MAX_SIDES, PerSide, SideId, SideSet};
 pub use status::{Event, Loss, Progress, SideFault, SideState, SideStatus, Status};

@@ -9,24 +9,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
-use uuid::Uuid;
 
 use super::catalog::Fingerprint;
-use super::connection::{self, Conn, Failure, Purpose, Repeat};
+use super::connection::{self, Purpose};
 use super::epoch::{Epoch, StateFile};
 use super::health::{self, Health};
-use super::inner::{Inner, LEADER_PATIENCE, Side, View, lock};
+use super::inner::{Inner, Side, View, lock};
 use super::lineage::Looked;
 use super::standstill::{self, Pulse};
 use super::write::{Job, Lane, Pending, Queue, Work};
 use super::{
-    Applied, Change, ConnectError, Loss, NotApplied, OpId, OpOutcome, Peers, PerSide, ReadError, SideFault,
-    SideId, SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, lineage,
-    membership, trim, votes,
+    Applied, Change, ConnectError, Loss, NotApplied, OpId, Peers, PerSide, SideFault, SideId, SideSet,
+    SideState, SideStatus, Status, Tx, Value, WriteError, change, check, lineage, membership, trim, votes,
 };
-use crate::config::{PoolConfig, ReadFrom};
+use crate::config::PoolConfig;
 
 /// Two or more ordinary PostgreSQL databases behind one door. Cheap to clone; all clones are one pool.
 #[derive(Clone)]
@@ -36,9 +32,6 @@ pub struct MultiPool {
 
 /// How much longer than its deadline a caller waits for the task that runs its operation.
 const ANSWER_GRACE: Duration = Duration::from_millis(1500);
-
-/// Pause before a reader asks again for a connection slot that the server did not have.
-const SLOT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long `close` waits for each background task.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
@@ -354,125 +347,6 @@ impl MultiPool {
         };
         metrics::counter!("kambana_writes_total", "outcome" => outcome).increment(1);
         result
-    }
-
-    /// A read from the leader (or the nearest side, by configuration). When that side fails, the read waits for the
-    /// next leader and is repeated there. The server refuses statements that write.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn read(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, ReadError> {
-        let deadline = Instant::now() + LEADER_PATIENCE;
-        let mut busy = 0;
-        let mut view = self.inner.view.subscribe();
-        loop {
-            view.mark_unchanged();
-            let Some(side) = self.reader() else {
-                if timeout_at(deadline, view.changed()).await.is_err() {
-                    let refusal = self.inner.view().refusal.unwrap_or(NotApplied::NoSide);
-                    return Err(ReadError::Unavailable(refusal));
-                }
-                continue;
-            };
-            let attempt = async {
-                let conn = Conn::open(&self.inner.sides[side].reads).await?;
-                let asked = async {
-                    let statement = conn.prepare(sql).await?;
-                    Ok::<_, Failure>(conn.client()?.query(&statement, params).await?)
-                };
-                let answer = asked.await;
-                // Its plan may no longer fit the table: the next try is made on a connection that never saw it.
-                conn.set_busy(matches!(answer, Err(Failure::Repeat(Repeat::Contention))));
-                answer
-            };
-            let failure = tokio::select! {
-                result = timeout_at(deadline, attempt) => match result {
-                    // Asked after the read: nobody had moved on when it was answered.
-                    Ok(Ok(rows)) => match standstill::moved_on_without_us(&self.inner, side).await {
-                        false => return Ok(rows),
-                        true => Failure::Side(SideFault::Behind),
-                    },
-                    Ok(Err(failure)) => failure,
-                    Err(_) => Failure::Side(SideFault::Silent),
-                },
-                (_, fault) = self.inner.trouble(SideSet::EMPTY.with(side)) => Failure::Side(fault),
-            };
-            if Instant::now() >= deadline {
-                return Err(ReadError::Unavailable(NotApplied::Deadline));
-            }
-            match failure {
-                Failure::Rejected(r) => {
-                    return Err(ReadError::Rejected {
-                        sqlstate: r.sqlstate,
-                        message: r.message,
-                    });
-                }
-                Failure::Repeat(Repeat::Busy) => {
-                    busy += 1;
-                    if busy == 3 {
-                        return Err(ReadError::Unavailable(NotApplied::Overloaded));
-                    }
-                }
-                Failure::Repeat(Repeat::NoSlot) => tokio::time::sleep(SLOT_PAUSE).await,
-                Failure::Repeat(_) => {}
-                // A statement that writes: the session of a reader may not, and no other side would let it.
-                Failure::Side(SideFault::Unfit(message)) if message.contains("read-only transaction") => {
-                    return Err(ReadError::Rejected {
-                        sqlstate: "25006".into(),
-                        message,
-                    });
-                }
-                Failure::Side(_) => {
-                    self.inner.doubt(side);
-                    self.inner
-                        .wait_change(side, self.inner.config.probe_interval)
-                        .await;
-                }
-            }
-        }
-    }
-
-    /// The side that a read would ask now; `None` while no side may be read.
-    pub fn reader(&self) -> Option<SideId> {
-        let view = self.inner.view.borrow();
-        let members = view.epoch.members;
-        match self.inner.config.read_from {
-            // While a leader is in doubt its epoch still stands; readers wait for the next one.
-            ReadFrom::Leader => members.leader().filter(|_| view.refusal.is_none()),
-            ReadFrom::Nearest => members
-                .and(self.inner.well())
-                .iter()
-                .filter_map(|side| Some((side, self.inner.sides[side].health.borrow().heartbeat_ms?)))
-                .min_by(|(_, x), (_, y)| x.total_cmp(y))
-                .map(|(side, _)| side),
-        }
-    }
-
-    /// What is known about operations, in the order asked.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn operations(&self, ops: &[OpId]) -> Result<Vec<OpOutcome>, ReadError> {
-        let ids: Vec<Uuid> = ops.iter().map(|op| op.uuid()).collect();
-        let pending: Vec<bool> = ops.iter().map(|op| self.inner.pending.contains(*op)).collect();
-        let rows = self
-            .read(
-                "-- pool::operations()\nSELECT o.applied FROM unnest($1::uuid[]) WITH ORDINALITY AS u(op, place) \
-                 LEFT JOIN kambana.op AS o ON o.op = u.op ORDER BY u.place",
-                &[&ids],
-            )
-            .await?;
-        Ok(rows
-            .iter()
-            .zip(pending)
-            .map(|(row, pending)| match (pending, row.get(0)) {
-                // On the leader but perhaps not yet on every side.
-                (true, _) => OpOutcome::Pending,
-                (false, Some(true)) => OpOutcome::Applied,
-                (false, Some(false)) => OpOutcome::NotApplied,
-                (false, None) => OpOutcome::Unseen,
-            })
-            .collect())
     }
 
     /// Answers another instance that asks for this one's vote, in the bytes of [`RemoteVoter::ask`](super::RemoteVoter::ask).

@@ -238,6 +238,14 @@ impl From<ReadError> for Problem {
                 "No database can be read",
                 format!("{why}. Nothing was changed; repeat the request in a moment."),
             ),
+            ReadError::TooLong => Problem::of_kind(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too-long",
+                "This search takes too long",
+                "The database looked through the rows for a few seconds and was stopped. Nothing was changed. A text that \
+                 many rows contain is found sooner, and so is a list in the order of its ids."
+                    .to_owned(),
+            ),
             ReadError::Rejected { sqlstate, message } if is_input_error(&sqlstate) => Problem::new(
                 StatusCode::BAD_REQUEST,
                 format!("A parameter cannot be used: {message}."),

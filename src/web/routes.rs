@@ -70,6 +70,7 @@ pub(super) fn configure(state: &web::Data<AppState>) -> impl FnOnce(&mut Service
                 web::scope("")
                     .wrap(from_fn(edge::remember_answer))
                     .wrap(session)
+                    .wrap(from_fn(pages::read_ahead))
                     .wrap(Compress::default())
                     .configure(pages::configure),
             );

@@ -11,6 +11,7 @@ mod conflicts;
 mod conflicts_decide;
 mod conflicts_foreign;
 mod conflicts_held;
+mod cost;
 mod csv;
 mod documents;
 mod doors;

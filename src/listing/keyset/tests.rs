@@ -11,11 +11,19 @@ const LISTING: Listing = Listing {
             name: "id",
             expression: "id",
             cast: "integer",
+            nullable: false,
         },
         Sort {
             name: "name",
             expression: "name COLLATE \"C\"",
             cast: "text",
+            nullable: false,
+        },
+        Sort {
+            name: "at",
+            expression: "t.at",
+            cast: "timestamp",
+            nullable: true,
         },
     ],
 };
@@ -51,19 +59,42 @@ fn statements() {
     let sql = |q: &ListQuery| list_statement(&LISTING, q).sql;
     let first = sql(&query("name", false, None));
     assert!(first.starts_with("-- test::list()\n"), "{first}");
-    assert!(first.ends_with("ORDER BY name COLLATE \"C\" ASC NULLS LAST, id ASC LIMIT $1::text::bigint"));
+    assert!(first.ends_with("ORDER BY name COLLATE \"C\" ASC, id ASC LIMIT 26"));
     let forward = sql(&query("name", true, Some((false, Some("m")))));
-    assert!(forward.contains(
-        "(name COLLATE \"C\", id) < ($2::text::text, $1::text::integer) OR (name COLLATE \"C\") IS NULL"
-    ));
+    assert!(forward.contains("((name COLLATE \"C\", id) < ($2::text::text, $1::text::integer))"));
+    assert!(forward.contains("DESC, id DESC"));
+    // By its key a page is found by the primary key's index alone.
+    let by_key = sql(&query("id", false, Some((false, Some("7")))));
+    assert!(
+        by_key.ends_with("WHERE true AND id > $1::text::integer ORDER BY id ASC, id ASC LIMIT 26"),
+        "{by_key}"
+    );
+    let forward = sql(&query("at", true, Some((false, Some("m")))));
+    assert!(
+        forward.contains("(t.at, id) < ($2::text::timestamp, $1::text::integer) OR (t.at) IS NULL"),
+        "{forward}"
+    );
     assert!(forward.contains("DESC NULLS LAST, id DESC"));
-    let back = sql(&query("name", false, Some((true, None))));
-    assert!(back.contains(
-        "(name COLLATE \"C\" IS NOT NULL OR (name COLLATE \"C\" IS NULL AND id < $1::text::integer))"
-    ));
+    let back = sql(&query("at", false, Some((true, None))));
+    assert!(back.contains("(t.at IS NOT NULL OR (t.at IS NULL AND id < $1::text::integer))"));
     assert!(back.contains("DESC NULLS FIRST, id DESC"));
     // A sort column nobody allowed never reaches the statement.
     assert!(!sql(&query("1; drop table t", false, None)).contains("drop"));
+}
+
+#[test]
+fn few_sizes_of_pages_are_prepared() {
+    let sizes: std::collections::BTreeSet<u32> = (1..=MAX_LIMIT)
+        .map(|limit| {
+            let fetched = fetched(&ListQuery {
+                limit,
+                ..ListQuery::default()
+            });
+            assert!(fetched > limit);
+            fetched
+        })
+        .collect();
+    assert_eq!(sizes.into_iter().collect::<Vec<_>>(), [2, 11, 26, 101]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +33,10 @@ struct Cut;
 /// What one direction tells the other.
 #[derive(Default)]
 struct Talk {
+    /// Number of the connection.
+    number: u64,
+    /// Requests the server has answered.
+    answers: AtomicU64,
     /// Answers of one byte that the server owes.
     lone: AtomicU32,
     encrypted: AtomicBool,
@@ -55,7 +59,10 @@ pub(super) async fn carry(mut client: TcpStream, wire: Arc<Wire>) {
         return;
     };
     let _ = client.set_nodelay(true).and(server.set_nodelay(true));
-    let talk = Talk::default();
+    let talk = Talk {
+        number: wire.ear.number(),
+        ..Talk::default()
+    };
     let ended = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
@@ -186,6 +193,8 @@ impl Judge {
         let Some(sql) = self.statements.runs(*kind, bytes.get(*body..).unwrap_or(&[])) else {
             return Ok(None);
         };
+        let answers = talk.answers.load(Ordering::Acquire);
+        wire.ear.hear(talk.number, answers, &sql);
         let commit = commits(&sql);
         if self.transaction.len() < MAX_REMEMBERED {
             self.transaction.push(Arc::clone(&sql));
@@ -245,6 +254,10 @@ async fn replies(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, wire: &Wire, tal
                 if *body == 1 && matches!(kind, b'S' | b'G') {
                     frames.set_opaque();
                     talk.encrypted.store(true, Ordering::Release);
+                }
+                // Ready for the next one.
+                if *kind == b'Z' {
+                    talk.answers.fetch_add(1, Ordering::AcqRel);
                 }
                 let tag = bytes.get(*body..).unwrap_or(&[]);
                 if *kind == b'C' && (tag.starts_with(b"COMMIT") || tag.starts_with(b"ROLLBACK")) {

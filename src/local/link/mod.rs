@@ -4,7 +4,7 @@
 //!
 //! - [`Link`]: listens, and carries every connection to its server; [`Fault`]: what it does to them, changed at run time.
 //! - `carry`: the two directions of one connection. `frames`: the stream cut into messages; `statements`: which SQL a
-//!   message runs.
+//!   message runs; `heard`: what passed, for who counts.
 //!
 //! ```no_run
 //! # use kambana::local::{Fault, Link, LocalError, Passing, Then};
@@ -23,7 +23,10 @@
 
 mod carry;
 mod frames;
+mod heard;
 mod statements;
+
+pub use heard::Heard;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -142,6 +145,7 @@ struct Wire {
     server: AtomicU16,
     state: watch::Sender<State>,
     counters: Counters,
+    ear: heard::Ear,
 }
 
 /// A wire to a server on this machine. Dropping it cuts it.
@@ -172,6 +176,7 @@ impl Link {
             server: AtomicU16::new(server),
             state: watch::Sender::default(),
             counters: Counters::default(),
+            ear: heard::Ear::default(),
         });
         let listening = tokio::spawn(listen(listener, Arc::clone(&wire))).abort_handle();
         Ok(Link {

@@ -56,8 +56,8 @@ pub(in crate::web) async fn list<R: Resource>(
     let page = R::list(&state.pool, &query).await?;
     Ok(HttpResponse::Ok().json(json!({
         "items": page.rows,
-        "total": page.total,
-        "total_is_exact": page.total_is_exact,
+        "total": page.total.number(),
+        "total_is_exact": page.total.is_exact(),
         "next": page.next,
         "previous": page.previous,
     })))

@@ -54,6 +54,9 @@ TroubleTexts {
     read_means: "No database could answer. What is saved stays safe; only showing it has to wait." => "Aucune base n’a pu répondre. Ce qui est enregistré reste en sûreté ; seul l’affichage doit attendre.";
     read_do: "This page tries again by itself." => "Cette page réessaie d’elle-même.";
     read_rejected: "The database did not understand the question. This is a fault of the application; the log of this instance names it." => "La base n’a pas compris la demande. C’est un défaut de l’application ; le journal de cette instance le nomme.";
+    too_long_title: "This search takes too long" => "Cette recherche est trop longue";
+    too_long: "The database looked through the rows for a few seconds and was stopped, so that others need not wait. Nothing is wrong with what is saved." => "La base a parcouru les lignes pendant quelques secondes puis a été arrêtée, pour que d’autres n’attendent pas. Rien de ce qui est enregistré n’est touché.";
+    too_long_do: "A text that many rows contain is found sooner, and so is a list in the order of its numbers." => "Un texte présent dans beaucoup de lignes se trouve plus vite, de même qu’une liste dans l’ordre des numéros.";
     try_again: "Try again" => "Réessayer";
 
     not_found_title: "This page does not exist" => "Cette page n’existe pas";

@@ -27,6 +27,7 @@ UiTexts {
     search_clear: "Show all" => "Tout afficher";
     rows_one: "1 row" => "1 ligne";
     rows_many: "{0} rows" => "{0} lignes";
+    rows_about: "about {0} rows" => "environ {0} lignes";
     rows_more: "more than {0} rows" => "plus de {0} lignes";
     pager: "Pages of the list" => "Pages de la liste";
     previous: "Previous" => "Précédent";

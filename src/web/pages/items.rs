@@ -14,6 +14,10 @@ use crate::web::lang::{Lang, SubjectTexts};
 
 /// Characters of a content that a list shows; two lines of a wide screen.
 const SHOWN_CONTENT: usize = 160;
+const _: () = assert!(
+    SHOWN_CONTENT < items::BRIEF_CONTENT,
+    "one more must be read, to know that it goes on"
+);
 /// Characters of a name that a list shows.
 const SHOWN_NAME: usize = 100;
 
@@ -163,7 +167,7 @@ impl Subject for Items {
     }
 
     async fn list(pool: &MultiPool, query: &ListQuery) -> Result<Page<Item>, ReadError> {
-        items::list(pool, query).await
+        items::list_brief(pool, query).await
     }
 
     async fn get(pool: &MultiPool, id: i32) -> Result<Option<Item>, ReadError> {

@@ -6,7 +6,7 @@ use super::frame::Frame;
 use super::links::Link;
 use super::subject::{ColumnSpec, Subject};
 use super::visit::{Answer, Visit};
-use crate::listing::{ListQuery, Page};
+use crate::listing::{ListQuery, Page, Total};
 use crate::web::lang::{Lang, SubjectTexts, fill, number};
 
 /// Direction of the column a list is sorted by.
@@ -117,10 +117,11 @@ pub fn around<R>(
     page: &Page<R>,
 ) -> List {
     let t = lang.ui();
-    let count = match (page.total, page.total_is_exact) {
-        (1, true) => t.rows_one.to_owned(),
-        (total, true) => fill(t.rows_many, &[&number(lang, total)]),
-        (total, false) => fill(t.rows_more, &[&number(lang, total)]),
+    let count = match page.total {
+        Total::Exactly(1) => t.rows_one.to_owned(),
+        Total::Exactly(total) => fill(t.rows_many, &[&number(lang, total)]),
+        Total::About(total) => fill(t.rows_about, &[&number(lang, total)]),
+        Total::MoreThan(total) => fill(t.rows_more, &[&number(lang, total)]),
     };
     let empty = page.rows.is_empty().then(|| match query.search.as_str() {
         "" => nothing_yet.to_owned(),
@@ -169,7 +170,11 @@ pub async fn show<S: Subject>(visit: Visit) -> Answer {
     let Ok(query) = ListQuery::parse(|name| params.get(name), S::SORTS) else {
         return Ok(visit.bad_request(S::PLACE));
     };
-    let page = match S::list(visit.pool(), &query).await {
+    let page = match visit.ahead().await {
+        Some(read) => read,
+        None => S::list(visit.pool(), &query).await,
+    };
+    let page = match page {
         Ok(page) => page,
         Err(error) => return Ok(visit.unreadable(S::PLACE, &error)),
     };

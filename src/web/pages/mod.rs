@@ -1,8 +1,9 @@
 //! HTML pages: plain forms, POST, redirect, GET; everything works without JavaScript.
 //!
-//! `visit` is one request, `frame` what stands around every page, `subject` what items and servers have in common, `list` and
+//! `visit` is one request, `ahead` its read that goes out together with that of the session, `frame` what stands around every page, `subject` what items and servers have in common, `list` and
 //! `rows` their pages, `trouble` the pages for what goes wrong. Knows no SQL.
 
+mod ahead;
 mod assets;
 mod cluster;
 mod conflict;
@@ -29,6 +30,7 @@ use actix_web::http::header;
 use actix_web::web::{self, ServiceConfig, post};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Resource, Route, guard};
 
+pub(super) use ahead::read_ahead;
 use frame::Place;
 use items::Items;
 use servers::Servers;

@@ -132,7 +132,11 @@ fn build_delete<S: Subject>(f: Frame, row: &S::Row) -> DeletePage {
 
 /// The row, or the page that says it is gone or cannot be read.
 async fn find<S: Subject>(visit: &Visit, id: i32) -> actix_web::Result<S::Row> {
-    match S::get(visit.pool(), id).await {
+    let read = match visit.ahead().await {
+        Some(read) => read,
+        None => S::get(visit.pool(), id).await,
+    };
+    match read {
         Ok(Some(row)) => Ok(row),
         Ok(None) => Err(visit.stop(gone::<S>(visit, id))),
         Err(error) => Err(visit.stop(visit.unreadable(S::PLACE, &error))),

@@ -13,7 +13,7 @@ use super::servers::Servers;
 use super::subject::Subject;
 use super::{cluster, csv, session, trouble};
 use crate::items::Item;
-use crate::listing::{ErrorCode, FieldErrors, ListQuery, Page};
+use crate::listing::{ErrorCode, FieldErrors, ListQuery, Page, Total};
 use crate::multipool::{
     Event, NotApplied, OpId, PerSide, Progress, SideFault, SideId, SideSet, SideState, SideStatus, Status,
 };
@@ -175,8 +175,7 @@ fn list_view<S: Subject>(f: Frame, query: &ListQuery, rows: &Page<S::Row>) -> Li
 fn page_of<R>(rows: Vec<R>) -> Page<R> {
     Page {
         rows,
-        total: 61_234,
-        total_is_exact: true,
+        total: Total::About(61_000),
         next: Some("ab".into()),
         previous: Some("cd".into()),
     }
@@ -235,7 +234,7 @@ fn lists() {
     assert_eq!(html.matches("role=\"switch\"").count(), 25);
     let none = Page {
         rows: Vec::new(),
-        total: 0,
+        total: Total::Exactly(0),
         next: None,
         previous: None,
         ..rows

@@ -138,6 +138,11 @@ impl Visit {
             ReadError::Rejected { sqlstate, .. } if is_input_state(sqlstate) => {
                 return self.bad_request(place);
             }
+            ReadError::TooLong => {
+                let lines = &[e.too_long, e.too_long_do];
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return self.plain_trouble(status, place, e.too_long_title, lines);
+            }
             ReadError::Rejected { .. } => {
                 tracing::error!(%error, path = self.path(), "a read was refused");
                 return self.plain_trouble(

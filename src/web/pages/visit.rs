@@ -7,7 +7,7 @@ use actix_web::cookie::{Cookie, SameSite};
 use actix_web::dev::Payload;
 use actix_web::error::InternalError;
 use actix_web::http::{Method, StatusCode, header};
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
 use askama::Template;
 
 use super::frame::{Asked, Frame, Place};
@@ -85,6 +85,11 @@ impl Visit {
         // A signed cookie begins with its signature, 44 characters of base64.
         let key = value.get(44..).filter(|key| !key.is_empty()).unwrap_or(value);
         Some(format!("{}…", key.chars().take(8).collect::<String>()))
+    }
+
+    /// What an outer layer left for the handler, once.
+    pub(super) fn taken_out<T: 'static>(&self) -> Option<T> {
+        self.request.extensions_mut().remove()
     }
 
     /// Path of this request.
