@@ -1,14 +1,15 @@
 //! Large tables: comparison, rebuild, catch-up, and what a page costs when the table grows.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use futures::{SinkExt, TryStreamExt, pin_mut};
 use kambana::config::PoolConfig;
 use kambana::items;
 use kambana::listing::ListQuery;
-use kambana::local::{Action, Patience, Stack, Target};
+use kambana::local::{Action, Patience, Programs, Stack, Target};
 use kambana::multipool::{MultiPool, compare, install};
+use tokio_postgres::NoTls;
 
 use crate::args::Args;
 use crate::equal;
@@ -16,6 +17,7 @@ use crate::results::{Line, Results, Wanted, Whose, median};
 use crate::say;
 use crate::systems::{Site, WATCHED, databases, side, superuser};
 use crate::work::Steps;
+use crate::worker::patient;
 
 /// Rows that are made different for the comparison to find.
 const DIFFERENT: i64 = 10;
@@ -43,7 +45,7 @@ pub async fn measure(args: &Args, site: &Site, results: &mut Results) -> Result<
     let site = site.within("bulk");
     let most = args.bulk_rows();
     let stack = Stack::start(site.options()).await?;
-    let mut config = PoolConfig::new(stack.side_configs(), "bulk");
+    let mut config = patient(PoolConfig::new(stack.side_configs(), "bulk"));
     config.state_dir = site.dir("state")?;
     // Its own comparison in the background would disturb.
     config.compare_every = Duration::ZERO;
@@ -64,7 +66,7 @@ pub async fn measure(args: &Args, site: &Site, results: &mut Results) -> Result<
     }
     bulk.comparison(most).await?;
     bulk.catch_up().await?;
-    bulk.rebuild(most).await?;
+    bulk.rebuild(most + MISSED).await?;
     let databases = databases(&site, &bulk.stack).await?;
     let verdict = equal::same(&databases).await?;
     say(&format!("bulk: {}", verdict.what));
@@ -261,24 +263,58 @@ impl Bulk<'_> {
 
     /// The same rows from one server to the other and into a table with the same index, and nothing else.
     async fn bare_copy(&self) -> Result<f64> {
-        let from = superuser_of_database(&self.stack, "a").await?;
-        let to = superuser_of_database(&self.stack, "b").await?;
-        to.batch_execute("CREATE TABLE bare (LIKE public.items INCLUDING ALL)")
+        let (from, to) = (self.stack.dsn(side("a")?), self.stack.dsn(side("b")?));
+        let (target, connection) = tokio_postgres::connect(&to, NoTls).await?;
+        tokio::spawn(connection);
+        target
+            .batch_execute("CREATE TABLE bare (LIKE items INCLUDING ALL)")
             .await?;
         let began = Instant::now();
-        let rows = from
-            .copy_out("COPY public.items TO STDOUT (FORMAT binary)")
-            .await?;
-        let sink = to.copy_in("COPY bare FROM STDIN (FORMAT binary)").await?;
-        pin_mut!(rows, sink);
-        while let Some(part) = rows.try_next().await? {
-            sink.send(part).await?;
-        }
-        sink.finish().await?;
+        let copied = tokio::task::spawn_blocking(move || pipe(&from, &to)).await?;
         let took = began.elapsed().as_secs_f64();
-        to.batch_execute("DROP TABLE bare").await?;
+        copied?;
+        target.batch_execute("DROP TABLE bare").await?;
         Ok(took)
     }
+}
+
+/// `psql … | psql …`
+fn pipe(from: &str, to: &str) -> Result<()> {
+    let program = Programs::find()?.postgres[0].bin.join("psql");
+    let psql = |dsn: &str, sql: &str| {
+        let mut command = Command::new(&program);
+        // In the environment, because a list of processes would show the password.
+        command
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .envs(in_environment(dsn));
+        command
+    };
+    let mut source = psql(from, "COPY items TO STDOUT (FORMAT binary)")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let rows = source.stdout.take().context("no output")?;
+    let written = psql(to, "COPY bare FROM STDIN (FORMAT binary)")
+        .stdin(rows)
+        .status()?;
+    if !source.wait()?.success() || !written.success() {
+        bail!("the bare copy failed");
+    }
+    Ok(())
+}
+
+/// A connection string of a stack, as libpq's variables.
+fn in_environment(dsn: &str) -> Vec<(&'static str, String)> {
+    let parsed: tokio_postgres::Config = dsn.parse().unwrap_or_default();
+    let password = parsed.get_password().unwrap_or_default();
+    let port = parsed.get_ports().first().copied().unwrap_or_default();
+    vec![
+        ("PGHOST", "127.0.0.1".into()),
+        ("PGPORT", port.to_string()),
+        ("PGUSER", parsed.get_user().unwrap_or_default().into()),
+        ("PGPASSWORD", String::from_utf8_lossy(password).into_owned()),
+        ("PGDATABASE", parsed.get_dbname().unwrap_or_default().into()),
+    ]
 }
 
 fn ms(since: Instant) -> f64 {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::worker::{Answer, Door, Order};
 
 /// Beyond the time that is measured: connections are opened, late operations end.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(150);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// One instance of an application. Dropping it kills it.

@@ -102,14 +102,19 @@ fn haproxy() -> String {
     word.unwrap_or_else(|| "not installed".into())
 }
 
-/// First line of what a program says.
+/// First line of what a program says; some say their version as if it were an error.
 pub fn said(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(args)
         .stdin(Stdio::null())
         .output()
         .ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = if output.stdout.is_empty() {
+        &output.stderr
+    } else {
+        &output.stdout
+    };
+    let text = String::from_utf8_lossy(said).into_owned();
     output
         .status
         .success()

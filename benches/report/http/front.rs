@@ -63,7 +63,13 @@ impl Front {
 /// Two instances of the web application on two databases.
 pub async fn web(site: &Site) -> Result<Front> {
     let program = Path::new(env!("CARGO_BIN_EXE_kambana"));
-    let options = site.options().with_instances(program).with_haproxy();
+    // More patience, as the pools of the other cells have: a busy machine makes figures bad, and nothing else.
+    let options = site
+        .options()
+        .with_instances(program)
+        .with_haproxy()
+        .with_setting("PROBE_DEADLINE_MS", "10000")
+        .with_setting("OP_DEADLINE_MS", "30000");
     let stack = Stack::open(options).await?;
     stack.start_sides().await?;
     let databases = databases(site, &stack).await?;

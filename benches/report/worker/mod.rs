@@ -30,7 +30,7 @@ pub enum Door {
 }
 
 pub use clients::{Doer, run as run_clients};
-pub use pool::{Address, PoolDoor};
+pub use pool::{Address, PoolDoor, patient};
 
 /// One cell: so many clients for so long.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,6 +64,11 @@ pub struct Answer {
 
 /// The worker's `main`.
 pub fn main() -> Result<()> {
+    // Silent but for errors, unless RUST_LOG says otherwise.
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve());
     runtime.shutdown_background();

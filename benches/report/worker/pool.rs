@@ -16,7 +16,11 @@ use super::voter;
 use crate::work::{Step, Work};
 
 /// The instances of a cell start at the same moment and wait for each other.
-const START_DEADLINE: Duration = Duration::from_secs(30);
+const START_DEADLINE: Duration = Duration::from_secs(120);
+
+/// On a machine that is busy with other work everything is slow; nothing is to break for that reason alone.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+const OP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// One database as the application reaches it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,7 +58,7 @@ pub struct PoolDoor {
 }
 
 impl PoolDoor {
-    /// The pool's settings: the usual ones.
+    /// The pool's settings: the usual ones, but more patience.
     pub fn config(&self) -> PoolConfig {
         let sides = self.sides.iter().map(|side| SideConfig {
             host: "127.0.0.1".into(),
@@ -65,12 +69,18 @@ impl PoolDoor {
         });
         let mut config = PoolConfig::new(sides.collect(), &self.instance);
         config.state_dir = self.dir.join(format!("{}.state", self.instance));
-        config
+        patient(config)
     }
 
     fn socket(&self, instance: &str) -> PathBuf {
         self.sockets.join(format!("{instance}.sock"))
     }
+}
+
+/// The same settings with more patience.
+pub fn patient(mut config: PoolConfig) -> PoolConfig {
+    (config.probe_deadline, config.op_deadline) = (PROBE_DEADLINE, OP_DEADLINE);
+    config
 }
 
 /// An open pool.
