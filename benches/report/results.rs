@@ -131,7 +131,9 @@ impl Results {
             let base = single?.iter().find(|base| base.round == cell.round)?;
             (base.rate > 0.0).then(|| cell.rate / base.rate)
         });
-        let (p50_ms, p99_ms) = (percentile_ms(cells, 0.50)?, percentile_ms(cells, 0.99)?);
+        // Nothing was answered in time: that is no reason to be left out of the table.
+        let part = |part| percentile_ms(cells, part).unwrap_or(f64::INFINITY);
+        let (p50_ms, p99_ms) = (part(0.50), part(0.99));
         let operations: f64 = cells.iter().map(|cell| cell.writes).sum();
         let per_thousand =
             |part: usize| cells.iter().map(|cell| cell.cpu_s[part]).sum::<f64>() / operations * 1000.0;

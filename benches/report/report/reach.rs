@@ -62,7 +62,7 @@ const SESSION_AT_LEAST: f64 = 4.0;
 
 /// The table.
 pub fn table(results: &Results) -> String {
-    let mut out = String::from("| what | clients | wanted | measured | met |\n|---|---:|---:|---:|---|\n");
+    let mut out = Table::default();
     for target in &TARGETS {
         for work in target.works {
             for (clients, wanted) in CLIENTS.into_iter().zip(target.at_least) {
@@ -123,14 +123,9 @@ pub fn table(results: &Results) -> String {
             Wanted::AtMost(limit) => (format!("at most {} {unit}", figure(limit)), *measured <= limit),
             Wanted::Shown => continue,
         };
-        let met = if met { "yes" } else { "**no**" };
-        let _ = writeln!(
-            out,
-            "| {what} | | {limit} | {} {unit} | {met} |",
-            figure(*measured)
-        );
+        out.row(what, "", &limit, &format!("{} {unit}", figure(*measured)), met);
     }
-    out
+    out.text()
 }
 
 fn name(condition: Condition, work: Work, kind: Kind) -> String {
@@ -142,39 +137,61 @@ fn name(condition: Condition, work: Work, kind: Kind) -> String {
     }
 }
 
-fn at_least(out: &mut String, what: &str, clients: usize, wanted: f64, measured: Option<f64>) {
-    line(
-        out,
-        what,
-        clients,
-        &format!("{wanted:.2}"),
-        measured,
-        |measured| measured >= wanted,
-    );
+fn at_least(out: &mut Table, what: &str, clients: usize, wanted: f64, measured: Option<f64>) {
+    let limit = format!("{wanted:.2}");
+    out.figure(what, clients, &limit, measured, |measured| measured >= wanted);
 }
 
-fn at_most(out: &mut String, what: &str, clients: usize, wanted: f64, measured: Option<f64>) {
-    line(
-        out,
-        what,
-        clients,
-        &format!("at most {wanted:.1}"),
-        measured,
-        |measured| measured <= wanted,
-    );
+fn at_most(out: &mut Table, what: &str, clients: usize, wanted: f64, measured: Option<f64>) {
+    let limit = format!("at most {wanted:.1}");
+    out.figure(what, clients, &limit, measured, |measured| measured <= wanted);
 }
 
-/// What was not measured is not in the table.
-fn line(
-    out: &mut String,
-    what: &str,
-    clients: usize,
-    wanted: &str,
-    measured: Option<f64>,
-    met: impl Fn(f64) -> bool,
-) {
-    if let Some(measured) = measured {
-        let met = if met(measured) { "yes" } else { "**no**" };
-        let _ = writeln!(out, "| {what} | {clients} | {wanted} | {measured:.2} | {met} |");
+/// What was measured; what was not is only counted.
+#[derive(Default)]
+struct Table {
+    rows: String,
+    met: usize,
+    not_met: usize,
+    not_measured: usize,
+}
+
+impl Table {
+    fn figure(
+        &mut self,
+        what: &str,
+        clients: usize,
+        wanted: &str,
+        measured: Option<f64>,
+        met: impl Fn(f64) -> bool,
+    ) {
+        match measured {
+            Some(measured) => {
+                let shown = format!("{measured:.2}");
+                self.row(what, &clients.to_string(), wanted, &shown, met(measured));
+            }
+            None => self.not_measured += 1,
+        }
+    }
+
+    fn row(&mut self, what: &str, clients: &str, wanted: &str, measured: &str, met: bool) {
+        let shown = if met { "yes" } else { "**no**" };
+        let _ = writeln!(
+            self.rows,
+            "| {what} | {clients} | {wanted} | {measured} | {shown} |"
+        );
+        if met {
+            self.met += 1;
+        } else {
+            self.not_met += 1;
+        }
+    }
+
+    fn text(self) -> String {
+        format!(
+            "{} met, {} not met, {} not measured in this run.\n\n\
+             | what | clients | wanted | measured | met |\n|---|---:|---:|---:|---|\n{}",
+            self.met, self.not_met, self.not_measured, self.rows
+        )
     }
 }

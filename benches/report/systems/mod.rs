@@ -112,6 +112,7 @@ pub async fn build(kind: Kind, site: &Site) -> Result<System> {
         Kind::Standby => plain::standby(site).await?,
         Kind::Pgpool => pgpool::build(site).await?,
     };
+    system.checkpoint().await?;
     system.start_workers().await?;
     Ok(system)
 }
@@ -129,6 +130,15 @@ impl System {
             links: Links::default(),
             stack,
         }
+    }
+
+    /// The first change of a page after a checkpoint costs a whole page of log: all systems begin alike.
+    async fn checkpoint(&self) -> Result<()> {
+        for side in self.stack.record().sides.into_keys() {
+            let client = superuser(&self.stack, &side, "postgres").await?;
+            client.batch_execute("CHECKPOINT").await?;
+        }
+        Ok(())
     }
 
     /// Starts the instances, all at once: each waits for the others.
