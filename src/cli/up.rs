@@ -111,6 +111,7 @@ fn options(args: UpArgs, dir: &Path) -> Result<(StackOptions, Option<String>), F
         durable: true,
         extra_env: Vec::new(),
         server_env: Vec::new(),
+        server_settings: Vec::new(),
         instance_env: Vec::new(),
     };
     Ok((options, note))

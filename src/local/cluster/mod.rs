@@ -55,6 +55,8 @@ pub struct ClusterConfig {
     pub durable: bool,
     /// Added to the server's environment.
     pub extra_env: Vec<(String, String)>,
+    /// Added to the server's settings; the stronger ones.
+    pub extra_settings: Vec<(String, String)>,
 }
 
 /// A cluster, running or not. Dropping it kills it.
@@ -277,7 +279,8 @@ impl Cluster {
             ("cluster_name", format!("kambana_{}", config.side)),
         ];
         let mut args: Vec<OsString> = vec!["-D".into(), data.clone().into()];
-        for (name, value) in settings {
+        let settings = settings.map(|(name, value)| (name.to_owned(), value));
+        for (name, value) in settings.iter().chain(&config.extra_settings) {
             args.push("-c".into());
             args.push(format!("{name}={value}").into());
         }

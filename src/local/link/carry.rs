@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
+use super::alarm;
 use super::frames::{Frames, Piece, asks_for_encryption};
 use super::statements::{Statements, commits};
 use super::{Fault, Passing, State, Then, Way, Wire};
@@ -119,11 +120,16 @@ async fn requests(
     let (mut frames, mut judge) = (Frames::of_client(), Judge::default());
     let mut buffer = vec![0; PACKET];
     let mut queue: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+    // Rings when the first of the queue is due.
+    let mut due: Option<oneshot::Receiver<()>> = None;
     loop {
-        let due = queue.front().map(|(at, _)| *at);
+        if due.is_none() {
+            due = queue.front().map(|(at, _)| alarm::at(*at));
+        }
         let read = tokio::select! {
             biased;
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+            () = rung(due.as_mut()), if due.is_some() => {
+                due = None;
                 if let Some((_, bytes)) = queue.pop_front() {
                     let _ = to.write_all(&bytes).await;
                 }
@@ -133,7 +139,7 @@ async fn requests(
         };
         if read == 0 {
             for (at, bytes) in queue {
-                sleep_until(at).await;
+                let _ = alarm::at(at).await;
                 let _ = to.write_all(&bytes).await;
             }
             passable(wire, Way::ToServer).await;
@@ -170,6 +176,12 @@ async fn requests(
                 queue.push_back((Instant::now() + delay.unwrap_or_default(), out));
             }
         }
+    }
+}
+
+async fn rung(alarm: Option<&mut oneshot::Receiver<()>>) {
+    if let Some(alarm) = alarm {
+        let _ = alarm.await;
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! - [`Link`]: listens, and carries every connection to its server; [`Fault`]: what it does to them, changed at run time.
 //! - `carry`: the two directions of one connection. `frames`: the stream cut into messages; `statements`: which SQL a
-//!   message runs; `heard`: what passed, for who counts.
+//!   message runs; `heard`: what passed, for who counts. `alarm`: waking to a fraction of a millisecond.
 //!
 //! ```no_run
 //! # use kambana::local::{Fault, Link, LocalError, Passing, Then};
@@ -21,6 +21,7 @@
 //! This room knows no SQL of the pool: texts to look for are given. Crash rule: a link dies with its [`Link`], and its
 //! connections with it, as a cut cable.
 
+mod alarm;
 mod carry;
 mod frames;
 mod heard;
@@ -97,7 +98,7 @@ pub enum Fault {
     HoldAt(Passing),
     /// The connection is reset instead of passing the message on.
     CutAt(Passing),
-    /// Every request arrives so much later: one delay a round trip. Precise to a millisecond.
+    /// Every request arrives so much later: one delay a round trip. Precise to about a tenth of a millisecond.
     Delay(Duration),
 }
 

@@ -97,6 +97,7 @@ impl Stack {
                 password: secrets.database_password.clone(),
                 durable: options.durable,
                 extra_env: options.server_env.clone(),
+                extra_settings: options.server_settings.clone(),
             }))
         });
         let program = match (&options.program, web.is_empty()) {

@@ -25,6 +25,8 @@ pub struct StackOptions {
     pub extra_env: Vec<(String, String)>,
     /// Added to the environment of the database servers.
     pub server_env: Vec<(String, String)>,
+    /// Settings of the database servers, stronger than the usual ones.
+    pub server_settings: Vec<(String, String)>,
     /// Whether each instance reaches each side over a [`Link`](crate::local::Link) of its own, see [`Stack::link`](super::Stack::link).
     pub links: bool,
     /// Settings of single instances, counted from 0: the stronger ones. An instance that reaches its databases or its
@@ -59,6 +61,7 @@ impl StackOptions {
             durable: false,
             extra_env: Vec::new(),
             server_env: Vec::new(),
+            server_settings: Vec::new(),
             links: false,
             instance_env: Vec::new(),
         }
@@ -102,6 +105,13 @@ impl StackOptions {
     #[must_use]
     pub fn with_server_variable(mut self, name: &str, value: &str) -> StackOptions {
         self.server_env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// And a setting of the database servers, as in `postgresql.conf`.
+    #[must_use]
+    pub fn with_server_setting(mut self, name: &str, value: &str) -> StackOptions {
+        self.server_settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
