@@ -24,6 +24,9 @@ pub(super) struct Table {
     pub name: String,
     /// Sorted by name, generated columns left out: the order of images, the same on every side.
     pub columns: Vec<Column>,
+    /// Per column the type that texts are cast to before they are assigned: without length or precision and below any
+    /// domain, for an explicit cast cuts what is too long, and an assignment refuses it.
+    pub cast_types: Vec<String>,
     /// Primary key columns, in key order.
     pub key: Vec<String>,
     /// Quoted, with schema.
@@ -122,6 +125,7 @@ impl Table {
             clear_sql: format!("-- apply::clear()\nDELETE FROM {table} WHERE $1::text[] IS NOT NULL"),
             ident: table,
             links: links::Links::default(),
+            cast_types: columns.iter().map(|c| c.sql_type.clone()).collect(),
             columns,
             key,
         }
@@ -130,6 +134,12 @@ impl Table {
     /// The type of a column, if the table has it.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
+    }
+
+    /// What texts for this column are cast to, if the table has it.
+    pub fn cast_type(&self, name: &str) -> Option<&str> {
+        let place = self.columns.iter().position(|c| c.name == name)?;
+        self.cast_types.get(place).map(String::as_str)
     }
 
     /// Key columns with the values of a key's record text.
@@ -206,7 +216,13 @@ pub fn parse_record(record: &str) -> Vec<Option<String>> {
 /// One row per column of every watched table; key columns carry their place in the key.
 const LOAD_SQL: &str = "-- catalog::load()
 SELECT w.tbl, a.attname::text, format_type(a.atttypid, a.atttypmod),
-       array_position(i.indkey::int2[], a.attnum)
+       array_position(i.indkey::int2[], a.attnum),
+       (WITH RECURSIVE base AS (
+           SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+           UNION ALL
+           SELECT t.oid, t.typtype, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typbasetype
+           WHERE base.typtype = 'd')
+        SELECT format_type(oid, -1) FROM base WHERE typtype <> 'd')
 FROM kambana.watched w
 JOIN pg_class c ON c.oid = kambana.rel(w.tbl)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
@@ -215,14 +231,15 @@ ORDER BY w.tbl, a.attname COLLATE \"C\"";
 
 /// Reads the watched tables of one side.
 pub(super) async fn load(client: &Client) -> Result<Catalog, Failure> {
-    type Found = (Vec<Column>, Vec<(i32, String)>);
+    type Found = (Vec<Column>, Vec<String>, Vec<(i32, String)>);
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for row in client.query(LOAD_SQL, &[]).await? {
         let name: String = row.get(1);
-        let (columns, key) = found.entry(row.get(0)).or_default();
+        let (columns, cast_types, key) = found.entry(row.get(0)).or_default();
         if let Some(place) = row.get::<_, Option<i32>>(3) {
             key.push((place, name.clone()));
         }
+        cast_types.push(row.get(4));
         columns.push(Column {
             name,
             sql_type: row.get(2),
@@ -230,10 +247,14 @@ pub(super) async fn load(client: &Client) -> Result<Catalog, Failure> {
     }
     let mut catalog: Catalog = found
         .into_iter()
-        .map(|(name, (columns, mut key))| {
+        .map(|(name, (columns, cast_types, mut key))| {
             key.sort();
             let key = key.into_iter().map(|(_, column)| column).collect();
-            (name.clone(), Table::new(&name, columns, key))
+            let table = Table {
+                cast_types,
+                ..Table::new(&name, columns, key)
+            };
+            (name, table)
         })
         .collect();
     links::load(client, &mut catalog).await?;

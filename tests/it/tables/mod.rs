@@ -4,6 +4,7 @@
 mod big;
 mod constraints;
 mod kinds;
+mod many;
 mod random;
 mod refusals;
 
