@@ -3,6 +3,7 @@
 
 mod big;
 mod constraints;
+mod flips;
 mod kinds;
 mod many;
 mod random;
