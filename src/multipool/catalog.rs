@@ -16,9 +16,9 @@ pub(super) struct Column {
     pub name: String,
     /// As `format_type` gives it, for casts.
     pub sql_type: String,
-    /// The type without length or precision: text that is cast to it and then assigned to the column is judged as text that
-    /// is assigned at once. `None` for a domain, whose rules such a cast would apply as a cast and not as an assignment.
-    pub bare_type: Option<String>,
+    /// What texts are cast to before they are assigned: without length or precision and below any domain, for an explicit
+    /// cast cuts what is too long, and an assignment refuses it.
+    pub cast_type: String,
     /// Of a key column: what PostgreSQL evaluates where an insert does not name it.
     pub default: Option<String>,
 }
@@ -30,7 +30,7 @@ impl Column {
         Column {
             name: name.into(),
             sql_type: sql_type.into(),
-            bare_type: Some(sql_type.into()),
+            cast_type: sql_type.into(),
             default: None,
         }
     }
@@ -225,14 +225,18 @@ pub fn parse_record(record: &str) -> Vec<Option<String>> {
 const LOAD_SQL: &str = "-- catalog::load()
 SELECT w.tbl, a.attname::text, format_type(a.atttypid, a.atttypmod),
        array_position(i.indkey::int2[], a.attnum),
-       CASE WHEN y.typtype <> 'd' THEN format_type(a.atttypid, -1) END,
+       (WITH RECURSIVE base AS (
+           SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+           UNION ALL
+           SELECT t.oid, t.typtype, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typbasetype
+           WHERE base.typtype = 'd')
+        SELECT format_type(oid, -1) FROM base WHERE typtype <> 'd'),
        CASE WHEN a.attnum = ANY (i.indkey::int2[]) THEN
            CASE WHEN a.attidentity = '' THEN pg_get_expr(d.adbin, d.adrelid)
            ELSE format('nextval(%L::regclass)', pg_get_serial_sequence(c.oid::regclass::text, a.attname)) END END
 FROM kambana.watched w
 JOIN pg_class c ON c.oid = kambana.rel(w.tbl)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-JOIN pg_type y ON y.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 ORDER BY w.tbl, a.attname COLLATE \"C\"";
@@ -250,7 +254,7 @@ pub(super) async fn load(client: &Client) -> Result<Catalog, Failure> {
         columns.push(Column {
             name,
             sql_type: row.get(2),
-            bare_type: row.get(4),
+            cast_type: row.get(4),
             default: row.get(5),
         });
     }

@@ -6,6 +6,7 @@
 //! until the last commit the side is neither written by others nor read.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::{Client, Row};
@@ -34,6 +35,9 @@ const MAX_PASSES: u32 = 20;
 
 /// How long the lease of a repairer lasts without being renewed.
 const LEASE: &str = "10 s";
+
+/// How often a pass renews it: each time the leader flushes its log once more.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
 
 /// How a catch-up ended.
 pub(super) enum Caught {
@@ -227,18 +231,9 @@ async fn pass(
     let mut copying = Copying::new(&catalog, (lead, from), (other, to));
     let mut begun = false;
     let mut copied = 0;
-    loop {
-        let ops = from
-            .query(&format!("-- catch_up::pass()\nFETCH {CHUNK} FROM open_ops"), &[])
-            .await
-            .map_err(|e| at_lead(e.into()))?;
-        let rows = from
-            .query(&format!("-- catch_up::pass()\nFETCH {CHUNK} FROM open_rows"), &[])
-            .await
-            .map_err(|e| at_lead(e.into()))?;
-        if ops.is_empty() && rows.is_empty() {
-            break;
-        }
+    let mut renewed: Option<Instant> = None;
+    let mut next = fetch(from).await.map_err(at_lead)?;
+    while let Some((ops, rows)) = next {
         let ops: Vec<OpRow> = ops.iter().map(OpRow::from_row).collect();
         let entries: Vec<Entry> = rows.iter().map(Entry::from_row).collect();
         let mut keys = Keys::new();
@@ -252,7 +247,10 @@ async fn pass(
             .await
             .map_err(|f| (other, f))?;
         let lanes = lanes(inner, lead, &instances, &ops, &entries);
-        write_ledger(to, &ops, lanes).await.map_err(|f| (other, f))?;
+        // The leader looks for what comes next while the other side writes.
+        let (written, fetched) = tokio::join!(write_ledger(to, &ops, lanes), fetch(from));
+        written.map_err(|f| (other, f))?;
+        next = fetched.map_err(at_lead)?;
         // The rows first: their locks order the journal, and what they overwrite has an earlier number
         // (`open::overwritten`).
         let count = copying.rows(&keys).await?;
@@ -268,8 +266,14 @@ async fn pass(
         inner.sides[other]
             .caught_up_keys
             .send_modify(|keys| *keys += count);
-        if *inner.closing.borrow() || !renew_lease(inner, lead, other).await.map_err(at_lead)? {
+        if *inner.closing.borrow() {
             return Err((lead, Failure::Repeat(Repeat::Contention)));
+        }
+        if renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY) {
+            if !renew_lease(inner, lead, other).await.map_err(at_lead)? {
+                return Err((lead, Failure::Repeat(Repeat::Contention)));
+            }
+            renewed = Some(Instant::now());
         }
     }
     if begun {
@@ -328,6 +332,16 @@ async fn begin_pass(client: &Client, other: SideId, since: Option<&str>) -> Resu
         ))
         .await?;
     Ok(row.get(0))
+}
+
+/// The next operations and journal rows of a pass, in either order; `None` when there are no more.
+async fn fetch(from: &Client) -> Result<Option<(Vec<Row>, Vec<Row>)>, Failure> {
+    let from_cursor = async |cursor: &str| {
+        let sql = format!("-- catch_up::fetch()\nFETCH {CHUNK} FROM {cursor}");
+        from.query(&sql, &[]).await
+    };
+    let (ops, rows) = tokio::try_join!(from_cursor("open_ops"), from_cursor("open_rows"))?;
+    Ok((!ops.is_empty() || !rows.is_empty()).then_some((ops, rows)))
 }
 
 /// Names of the writers, by lane.
@@ -397,8 +411,8 @@ async fn commit_chunk(to: &Client) -> Result<(), Failure> {
 }
 
 async fn write_ledger(to: &Client, ops: &[OpRow], lanes: Lanes) -> Result<(), Failure> {
-    insert_ops(to, ops).await?;
-    insert_lanes(to, &lanes).await
+    tokio::try_join!(insert_ops(to, ops), insert_lanes(to, &lanes))?;
+    Ok(())
 }
 
 /// Brings journal rows with their images, a portion at a time: `rows` say how long the images are and where they lie.

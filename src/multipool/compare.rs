@@ -7,6 +7,7 @@
 
 mod digest;
 mod explain;
+mod images;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +20,8 @@ use super::catalog::{self, Catalog, Table};
 use super::connection::{Failure, words};
 use super::{ConnectError, PerSide, SideId};
 use crate::config::PoolConfig;
-pub(super) use digest::{Digests, count, digests};
-use digest::{differing_keys, fold};
+pub(super) use digest::{Digests, count, digests, hashing};
+use digest::{Hashing, differing_keys, fold};
 use explain::Explanations;
 use snapshot::Snapshots;
 
@@ -43,7 +44,8 @@ pub struct Difference {
     pub key: String,
     /// Names of the columns that differ; all of them where the row is missing on a side.
     pub columns: Vec<String>,
-    /// Record text of the row on each side; `None` where it is missing.
+    /// Record text of the row on each side; `None` where it is missing. Where the images of a table are longer than 8 MiB
+    /// together, long values of the further ones are shortened, with their length and digest.
     pub images: PerSide<Option<String>>,
 }
 
@@ -125,10 +127,11 @@ async fn compare_sides(config: &PoolConfig) -> Result<Comparison, At> {
     let mut snapshots = Snapshots::connect(config).await?;
     snapshots.take().await?;
     let (epoch, catalog) = structure(snapshots.clients()).await?;
+    let hashing = hashing(snapshots.clients()).await?;
     let mut waiting = Waiting::new();
     let mut tables = Vec::new();
     for table in catalog.values() {
-        tables.push(compare_table(snapshots.clients(), table, &mut waiting).await?);
+        tables.push(compare_table(snapshots.clients(), table, hashing, &mut waiting).await?);
     }
     let until = Instant::now() + PATIENCE;
     while !waiting.is_empty() && Instant::now() < until {
@@ -168,11 +171,13 @@ async fn structure(clients: &PerSide<Client>) -> Result<(i64, Catalog), At> {
 async fn compare_table(
     clients: &PerSide<Client>,
     table: &Table,
+    hashing: Hashing,
     waiting: &mut Waiting,
 ) -> Result<TableComparison, At> {
-    let asked = clients
-        .iter()
-        .map(|(side, client)| async move { digests(client, table).await.map_err(|f| (side, f)) });
+    let asked = clients.iter().map(|(side, client)| async move {
+        let found = digests(client, table, hashing).await;
+        found.map_err(|f| (side, f))
+    });
     let found = futures::future::try_join_all(asked).await?;
     let found = PerSide::new(clients.count(), |side| found[side.index()].clone());
     let mut compared = TableComparison {
@@ -186,7 +191,7 @@ async fn compare_table(
     };
     let mut explanations = None;
     for group in digest::groups(&found) {
-        let keys = differing_keys(clients, table, &group).await?;
+        let keys = differing_keys(clients, table, hashing, &group).await?;
         if keys.is_empty() {
             continue;
         }
@@ -220,7 +225,7 @@ async fn report(
     let room = MAX_DIFFERENCES - compared.differences.len();
     let keys = &keys[..keys.len().min(room)];
     if !keys.is_empty() {
-        let images = digest::images(clients, table, keys).await?;
+        let images = images::images(clients, table, keys).await?;
         let listed = keys.iter().map(|key| Difference {
             key: key.clone(),
             columns: differing_columns(table, &images[key]),
@@ -245,7 +250,7 @@ async fn look_again(
         };
         let asked: Vec<String> = keys.iter().cloned().collect();
         let known = Explanations::read(clients, &table.name).await?;
-        let images = digest::images(clients, table, &asked).await?;
+        let images = images::sizes(clients, table, &asked).await?;
         let mut different = Vec::new();
         for key in asked {
             let differs = images

@@ -49,7 +49,7 @@ pub(super) fn pg_config(side: &SideConfig, pool: &PoolConfig, purpose: Purpose) 
         options.push_str(&format!("-c {name}={value} "));
     }
     let deadline_ms = match purpose {
-        Purpose::Write => pool.op_deadline,
+        Purpose::Lane | Purpose::Write => pool.op_deadline,
         Purpose::Read => pool.op_deadline.min(READ_DEADLINE),
     }
     .as_millis();
@@ -119,7 +119,7 @@ pub(super) fn pool(
         NoTls,
         ManagerConfig {
             recycling_method: match purpose {
-                Purpose::Write => RecyclingMethod::Verified,
+                Purpose::Lane | Purpose::Write => RecyclingMethod::Verified,
                 // A read is repeated when its connection turns out to be dead (`read`).
                 Purpose::Read => RecyclingMethod::Fast,
             },

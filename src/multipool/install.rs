@@ -337,10 +337,13 @@ async fn same_structure(clients: &PerSide<Client>) -> Result<Catalog, ConnectErr
 }
 
 async fn refuse_different_rows(clients: &PerSide<Client>, catalog: &Catalog) -> Result<(), ConnectError> {
+    let hashing = compare::hashing(clients).await.map_err(at)?;
     for table in catalog.values() {
         let mut first: Option<compare::Digests> = None;
         for (side, client) in clients.iter() {
-            let found = compare::digests(client, table).await.map_err(|f| at((side, f)))?;
+            let found = compare::digests(client, table, hashing)
+                .await
+                .map_err(|f| at((side, f)))?;
             match &first {
                 None => first = Some(found),
                 Some(first) if *first != found => {

@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::catalog::{self, Fingerprint};
-use super::compare::{count, digests};
+use super::compare::{count, digests, hashing};
 use super::connection::{Failure, connect_all, words};
 use super::epoch::{self, Epoch};
 use super::{ConnectError, PerSide, SideFault, SideId, sequences, watch};
@@ -222,10 +222,12 @@ async fn same_rows(clients: &PerSide<Client>, concerned: impl Fn(&str) -> bool) 
         return Ok(());
     };
     let tables = catalog::load(client).await.map_err(|f| refuse(words(&f)))?;
+    let hashing = hashing(clients).await.map_err(say)?;
     for table in tables.values().filter(|table| concerned(&table.name)) {
-        let asked = clients
-            .iter()
-            .map(|(side, client)| async move { digests(client, table).await.map_err(|f| (side, f)) });
+        let asked = clients.iter().map(|(side, client)| async move {
+            let found = digests(client, table, hashing).await;
+            found.map_err(|f| (side, f))
+        });
         let found = try_join_all(asked).await.map_err(say)?;
         if found.iter().any(|digests| *digests != found[0]) {
             let counts: Vec<String> = found.iter().map(|digests| count(digests).to_string()).collect();

@@ -3,7 +3,8 @@
 //! ```text
 //! claim      the lost side gets schema kambana anew, the current epoch (of which it is no member), and a marker
 //! structure  tables that are missing are made like the source's
-//! copy       one snapshot of the source; one transaction a table; what is there and differs is kept as conflicts
+//! copy       one snapshot of the source; one transaction a table, or for all that foreign keys tie; what is there and
+//!            differs is kept as conflicts
 //! finish     what the snapshot shows is settled for the side on the others, the marker goes
 //! ```
 //!
@@ -25,6 +26,7 @@ mod keep;
 pub(super) mod marker;
 mod settle;
 mod structure;
+mod ties;
 
 use std::time::Duration;
 
@@ -162,7 +164,7 @@ async fn run(
     let catalog = within(lead, SHORT, super::catalog::load(&work.source)).await?;
     structure::complete(&work, &catalog).await?;
     let mut rows = copy::own_tables(&work, &plan).await?;
-    for unit in copy::units(&work, &catalog).await? {
+    for unit in ties::units(&work, &catalog).await? {
         rows += copy::unit(&work, &plan, &unit).await?;
     }
     copy::sequences(&work).await?;

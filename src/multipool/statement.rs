@@ -123,8 +123,7 @@ fn insert(table: &Table, rows: &[Fields]) -> Result<Step, WriteError> {
     let arrays: Vec<String> = (1..=names.len()).map(|n| format!("${n}::text[]")).collect();
     let casts: Vec<String> = names
         .iter()
-        .filter_map(|n| table.column(n))
-        .map(|c| format!("CAST(x.{} AS {})", ident(&c.name), c.sql_type))
+        .filter_map(|n| Some(format!("CAST(x.{} AS {})", ident(n), table.column(n)?.cast_type)))
         .collect();
     Ok(Step {
         sql: format!(

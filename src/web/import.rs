@@ -1,15 +1,17 @@
 //! CSV import and export, without their pages.
 //!
-//! A file is checked as a whole first ([`parse`]), so nothing is half-imported. Then [`start`] writes it in chunks of
+//! A file is checked as a whole first ([`parse`]), so nothing is half-imported. Then [`start`] writes it in chunks of at most
 //! [`CHUNK`] rows, each an operation named after the import: whoever submits the same file under the same name again, to
 //! whichever instance, continues where it stopped, and no row is written twice. Crash rule: if the instance dies here, the
 //! chunks that were applied stay, [`progress`] tells which from any instance, and submitting the file again writes the rest.
 
 mod export;
 mod parse;
+mod rows;
 
 pub use export::export;
 pub use parse::{FileProblem, ImportErrors, Parsed, RowError, RowProblem, parse};
+pub use rows::Rows;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,14 +25,13 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::AppState;
-use crate::items::{self, ItemInput};
-use crate::multipool::{
-    Applied, Change, Fields, MultiPool, NotApplied, OpId, OpOutcome, ReadError, WriteError,
-};
-use crate::servers::{self, ServerInput};
+use crate::multipool::{Applied, Change, MultiPool, NotApplied, OpId, OpOutcome, ReadError, WriteError};
+use crate::{items, servers};
 
 /// Rows of one operation: large enough that the two commits hardly count, small enough for other writers to get in between.
 pub const CHUNK: usize = 500;
+/// Bytes after which a chunk ends before it has so many rows: what is in memory at a time beside the file.
+const CHUNK_BYTES: usize = 1 << 20;
 /// How long one chunk is tried again before the import gives up; longer than a restart of both databases.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(600);
 /// Ended imports whose errors are kept.
@@ -63,47 +64,6 @@ impl FromStr for Kind {
             .into_iter()
             .find(|kind| kind.table() == s)
             .ok_or(())
-    }
-}
-
-/// The valid rows of one file, in its order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// Of a file of items.
-    Items(Vec<ItemInput>),
-    /// Of a file of servers.
-    Servers(Vec<ServerInput>),
-}
-
-impl Rows {
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        match self {
-            Rows::Items(rows) => rows.len(),
-            Rows::Servers(rows) => rows.len(),
-        }
-    }
-
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Number of operations they are written in.
-    pub fn chunks(&self) -> usize {
-        self.len().div_ceil(CHUNK)
-    }
-
-    fn chunk(&self, index: usize) -> Change {
-        let range = index * CHUNK..((index + 1) * CHUNK).min(self.len());
-        let (table, fields): (_, Vec<Fields>) = match self {
-            Rows::Items(rows) => (items::TABLE, rows[range].iter().map(ItemInput::fields).collect()),
-            Rows::Servers(rows) => (
-                servers::TABLE,
-                rows[range].iter().map(ServerInput::fields).collect(),
-            ),
-        };
-        Change::insert_many(table, fields)
     }
 }
 
@@ -211,7 +171,7 @@ pub fn start(state: &web::Data<AppState>, import_op: OpId, rows: Rows) {
         return;
     }
     let span =
-        tracing::info_span!(parent: None, "import", %import_op, table = table_of(&rows), rows = rows.len());
+        tracing::info_span!(parent: None, "import", %import_op, table = rows.table(), rows = rows.len());
     let for_task = state.clone();
     let work = async move {
         let ended = match write_all(&for_task.pool, import_op, &rows).await {
@@ -236,13 +196,6 @@ pub fn start(state: &web::Data<AppState>, import_op: OpId, rows: Rows) {
     imports.insert(import_op, entry);
 }
 
-fn table_of(rows: &Rows) -> &'static str {
-    match rows {
-        Rows::Items(_) => items::TABLE,
-        Rows::Servers(_) => servers::TABLE,
-    }
-}
-
 /// A chunk that could not be written.
 #[derive(Debug)]
 struct ChunkFailure {
@@ -263,30 +216,30 @@ impl fmt::Display for ChunkFailure {
 }
 
 async fn write_all(pool: &MultiPool, import_op: OpId, rows: &Rows) -> Result<(), ChunkFailure> {
-    for index in 0..rows.chunks() {
-        let written = write_chunk(pool, import_op.part(index as u64), || rows.chunk(index)).await;
-        if let Err(error) = written {
-            let first_row = index * CHUNK + 1;
-            let last_row = ((index + 1) * CHUNK).min(rows.len());
-            return Err(ChunkFailure {
-                first_row,
-                last_row,
-                error,
-            });
-        }
+    let mut written = 0;
+    for (index, chunk) in rows.read().enumerate() {
+        let count = chunk.len();
+        let change = Change::insert_many(rows.table(), chunk);
+        let done = write_chunk(pool, import_op.part(index as u64), &change).await;
+        done.map_err(|error| ChunkFailure {
+            first_row: written + 1,
+            last_row: written + count,
+            error,
+        })?;
+        written += count;
     }
     Ok(())
 }
 
 /// Repeats one chunk under its name until its outcome is known: a repetition never applies it twice.
-async fn write_chunk(pool: &MultiPool, op: OpId, chunk: impl Fn() -> Change) -> Result<Applied, WriteError> {
+async fn write_chunk(pool: &MultiPool, op: OpId, chunk: &Change) -> Result<Applied, WriteError> {
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(Duration::from_secs(5))
         .with_jitter()
         .without_max_times()
         .with_total_delay(Some(CHUNK_DEADLINE));
-    (|| pool.change(op, vec![chunk()]))
+    (|| pool.change(op, vec![chunk.clone()]))
         .retry(backoff)
         .when(is_worth_repeating)
         .notify(|error, pause| tracing::info!(%op, %error, ?pause, "a chunk is tried again"))
@@ -304,29 +257,6 @@ fn is_worth_repeating(error: &WriteError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn items(count: usize) -> Rows {
-        let item = |i| ItemInput {
-            name: format!("item {i}"),
-            content: None,
-        };
-        Rows::Items((0..count).map(item).collect())
-    }
-
-    #[test]
-    fn chunks_cover_every_row_once() {
-        for count in [0, 1, 499, 500, 501, 1000, 1234] {
-            let rows = items(count);
-            let sizes: Vec<usize> = (0..rows.chunks())
-                .map(|i| match rows.chunk(i) {
-                    Change::Insert { rows, .. } => rows.len(),
-                    other => panic!("{other:?}"),
-                })
-                .collect();
-            assert_eq!(sizes.iter().sum::<usize>(), count);
-            assert!(sizes.iter().all(|size| (1..=CHUNK).contains(size)));
-        }
-    }
 
     #[test]
     fn ended_imports_are_forgotten_in_the_end() {

@@ -6,6 +6,7 @@ mod api;
 mod bad_input;
 mod bad_requests;
 mod browser;
+mod bulk;
 mod compare;
 mod conflicts;
 mod conflicts_decide;

@@ -145,9 +145,9 @@ pub async fn minimal(site: &Site) -> Result<Front> {
     });
     let database = stack.side_configs()[0].port;
     haproxy
-        .start(Behind {
+        .start(&Behind {
             web: [ports[0], ports[1]],
-            sides: [database, database],
+            sides: vec![database; 2],
         })
         .await?;
     let mut processes: Vec<ProcessId> = children.iter().map(Process::id).collect();

@@ -3,7 +3,6 @@
 //! A table is complete in one transaction or not at all, together with its note in the marker. What is in memory is one
 //! piece of the stream.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 use std::pin::pin;
 use std::time::Instant;
@@ -13,9 +12,10 @@ use tokio_postgres::Client;
 
 use super::claim::Plan;
 use super::keep::{copy_name, differences};
+use super::ties::Ties;
 use super::{LONG, SHORT, Stop, Work, marker, refused, within};
 use crate::multipool::Progress;
-use crate::multipool::catalog::{Catalog, Table, ident};
+use crate::multipool::catalog::{Table, ident};
 use crate::multipool::connection::Failure;
 
 /// The stream is sent in pieces of this many bytes: the server sends every row by itself.
@@ -104,41 +104,6 @@ async fn complete(work: &Work<'_>, names: &[String]) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Tables in groups that must be complete together: foreign keys tie them. Referenced tables first.
-pub(super) async fn units<'a>(work: &Work<'_>, catalog: &'a Catalog) -> Result<Vec<Vec<&'a Table>>, Stop> {
-    let sql = "-- rebuild::units()\nSELECT f.relname::text, t.relname::text FROM pg_constraint AS k \
-               JOIN pg_class AS f ON f.oid = k.conrelid JOIN pg_class AS t ON t.oid = k.confrelid \
-               JOIN kambana.watched AS wf ON wf.tbl = f.relname JOIN kambana.watched AS wt ON wt.tbl = t.relname \
-               WHERE k.contype = 'f' AND f.oid <> t.oid AND f.relnamespace = 'public'::regnamespace \
-                 AND t.relnamespace = 'public'::regnamespace";
-    let rows = within(work.lead, SHORT, work.source.query(sql, &[])).await?;
-    let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for row in &rows {
-        needs.entry(row.get(0)).or_default().insert(row.get(1));
-    }
-    if needs.is_empty() {
-        return Ok(catalog.values().map(|table| vec![table]).collect());
-    }
-    let order = referenced_first(catalog.keys().cloned().collect(), &needs)
-        .ok_or_else(|| refused("its tables refer to each other in a circle, which cannot be copied yet"))?;
-    Ok(vec![order.iter().filter_map(|name| catalog.get(name)).collect()])
-}
-
-/// `None` where there is a circle.
-fn referenced_first(
-    mut left: BTreeSet<String>,
-    needs: &BTreeMap<String, BTreeSet<String>>,
-) -> Option<Vec<String>> {
-    let mut order = Vec::new();
-    while !left.is_empty() {
-        let ready = |name: &&String| needs.get(*name).is_none_or(|needed| needed.is_disjoint(&left));
-        let next = left.iter().find(ready)?.clone();
-        left.remove(&next);
-        order.push(next);
-    }
-    Some(order)
-}
-
 /// Copies the tables of one unit.
 pub(super) async fn unit(work: &Work<'_>, plan: &Plan, tables: &[&Table]) -> Result<u64, Stop> {
     if tables.iter().all(|table| plan.done.contains(&table.name)) {
@@ -164,6 +129,7 @@ pub(super) async fn unit(work: &Work<'_>, plan: &Plan, tables: &[&Table]) -> Res
         work.target.batch_execute(&quiet),
     )
     .await?;
+    let ties = Ties::loosen(work, tables).await?;
     let empty = format!(
         "-- rebuild::unit()\nSELECT {}",
         tables
@@ -189,6 +155,7 @@ pub(super) async fn unit(work: &Work<'_>, plan: &Plan, tables: &[&Table]) -> Res
         work.target.batch_execute(&loud),
     )
     .await?;
+    ties.fasten(work).await?;
     let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
     complete(work, &names).await?;
     work.commit().await?;
@@ -392,17 +359,5 @@ mod tests {
                 "kambana.{table}: is it the same on every side?"
             );
         }
-    }
-
-    #[test]
-    fn referenced_tables_come_first() {
-        let set = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|n| (*n).to_owned()).collect() };
-        let needs = BTreeMap::from([("a".to_owned(), set(&["b"])), ("b".to_owned(), set(&["c"]))]);
-        assert_eq!(
-            referenced_first(set(&["a", "b", "c"]), &needs).unwrap(),
-            ["c", "b", "a"]
-        );
-        let circle = BTreeMap::from([("a".to_owned(), set(&["b"])), ("b".to_owned(), set(&["a"]))]);
-        assert_eq!(referenced_first(set(&["a", "b"]), &circle), None);
     }
 }

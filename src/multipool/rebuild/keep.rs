@@ -19,8 +19,9 @@ pub(in crate::multipool) const MOST: i64 = 10_000;
 /// So many bytes of images of a table are kept without asking.
 const MOST_BYTES: i64 = 64 * 1024 * 1024;
 
-/// Rows written to a side in one statement.
+/// Rows written to a side in one statement, and about how many bytes of them (or one row, if it is longer).
 const STROKE: usize = 500;
+const STROKE_BYTES: i64 = 4 << 20;
 
 /// The refusal when there are more.
 pub(super) fn too_many(other: SideId) -> Stop {
@@ -60,9 +61,14 @@ pub(super) async fn differences(work: &Work<'_>, plan: &Plan, table: &Table) -> 
     if (rows > MOST || bytes > MOST_BYTES) && !plan.consent {
         return Err(too_many(work.other));
     }
-    let sql = "-- rebuild::differences()\nSELECT key, kept, lost FROM kambana.kept LIMIT $1";
+    // First how long they are and where they lie: together they may be longer than the memory.
+    let sql = "-- rebuild::differences()\nSELECT ctid::text, (octet_length(lost) + coalesce(octet_length(kept), 0))::bigint \
+               FROM kambana.kept LIMIT $1";
     let found = within(work.other, LONG, target.query(sql, &[&MOST])).await?;
-    for rows in found.chunks(STROKE) {
+    let places: Vec<(String, i64)> = found.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for places in strokes(&places) {
+        let sql = "-- rebuild::differences()\nSELECT key, kept, lost FROM kambana.kept WHERE ctid = ANY($1::text[]::tid[])";
+        let rows = within(work.other, LONG, target.query(sql, &[&places])).await?;
         let keys: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
         let kept: Vec<Option<&str>> = rows.iter().map(|row| row.get(1)).collect();
         let lost: Vec<Option<&str>> = rows.iter().map(|row| row.get(2)).collect();
@@ -100,6 +106,23 @@ pub(super) async fn differences(work: &Work<'_>, plan: &Plan, table: &Table) -> 
         tracing::warn!(side = %work.other, table = table.name, rows, "differing rows are kept as conflicts");
     }
     within(work.other, SHORT, target.batch_execute("DROP TABLE kambana.kept")).await
+}
+
+/// Rows that are written at a time.
+fn strokes(rows: &[(String, i64)]) -> Vec<Vec<&str>> {
+    let mut strokes: Vec<Vec<&str>> = Vec::new();
+    let mut room = 0;
+    for (place, bytes) in rows {
+        match strokes.last_mut() {
+            Some(stroke) if stroke.len() < STROKE && *bytes <= room => stroke.push(place),
+            _ => {
+                strokes.push(vec![place]);
+                room = STROKE_BYTES;
+            }
+        }
+        room -= bytes;
+    }
+    strokes
 }
 
 /// The same whoever finds it.
@@ -158,4 +181,20 @@ fn find_sql(table: &Table, all: bool) -> String {
         on = on.join(" AND "),
         limit = MOST + 1,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strokes_are_bounded_in_rows_and_bytes() {
+        let sizes = |sizes: &[i64]| -> Vec<usize> {
+            let rows: Vec<(String, i64)> = sizes.iter().map(|bytes| (String::new(), *bytes)).collect();
+            strokes(&rows).iter().map(Vec::len).collect()
+        };
+        assert_eq!(sizes(&[10; 1200]), [500, 500, 200]);
+        assert_eq!(sizes(&[3 << 20, 1 << 20, 1, 20 << 20, 5, 6]), [2, 1, 1, 2]);
+        assert!(sizes(&[]).is_empty());
+    }
 }

@@ -97,14 +97,13 @@ struct Slots {
 }
 
 impl Slots {
-    /// How the statement writes a value of this column; `None` if an array cannot carry it faithfully.
-    fn slot(&mut self, column: &Column, value: &Value) -> Option<String> {
+    /// How the statement writes a value of this column.
+    fn slot(&mut self, column: &Column, value: &Value) -> String {
         if *value == Value::Now {
-            return Some("CURRENT_TIMESTAMP".into());
+            return "CURRENT_TIMESTAMP".into();
         }
-        let bare = column.bare_type.as_ref()?;
         self.values.push(value.as_text().map(str::to_owned));
-        Some(format!("CAST(x.p{} AS {bare})", self.values.len()))
+        format!("CAST(x.p{} AS {})", self.values.len(), column.cast_type)
     }
 
     /// The arrays as a table `x`.
@@ -192,7 +191,7 @@ fn each(
 ) -> Option<Vec<String>> {
     fields
         .iter()
-        .map(|(name, value)| Some(join(ident(name), slots.slot(table.column(name)?, value)?)))
+        .map(|(name, value)| Some(join(ident(name), slots.slot(table.column(name)?, value))))
         .collect()
 }
 

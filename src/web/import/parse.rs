@@ -4,9 +4,11 @@ use std::fmt;
 
 use csv::ByteRecord;
 
+use super::rows::Counted;
 use super::{Kind, Rows};
 use crate::items::ItemInput;
 use crate::listing::FieldErrors;
+use crate::multipool::Fields;
 use crate::servers::ServerForm;
 
 /// A good file.
@@ -148,52 +150,90 @@ impl From<FileProblem> for ImportErrors {
 ///
 /// # Errors
 /// The first `max_errors` wrong rows and the number of all. Then nothing of the file may be written.
-pub fn parse(bytes: &[u8], kind: Kind, max_errors: usize) -> Result<Parsed, ImportErrors> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    check_quotes(bytes)?;
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(bytes);
-    let mut record = ByteRecord::new();
-    // Reading from memory has no errors with these settings; if it had, the rows so far must not count as all.
-    let mut read = |record: &mut ByteRecord| reader.read_byte_record(record).unwrap_or(false);
-    if !read(&mut record) {
-        return Err(FileProblem::Empty.into());
-    }
-    let header = Header::read(&record, kind)?;
-    let mut rows = match kind {
-        Kind::Items => Rows::Items(vec![]),
-        Kind::Servers => Rows::Servers(vec![]),
-    };
-    let (mut count, mut total, mut errors) = (0, 0, Vec::new());
-    while read(&mut record) {
-        count += 1;
-        if let Err(problem) = header.read_row(&record, &mut rows) {
-            total += 1;
-            if errors.len() < max_errors {
-                let line = record.position().map_or(0, csv::Position::line);
-                errors.push(RowError {
-                    line,
-                    row: count,
-                    problem,
-                });
+pub fn parse(file: Vec<u8>, kind: Kind, max_errors: usize) -> Result<Parsed, ImportErrors> {
+    check_quotes(text(&file))?;
+    let mut reader = Reader::new(&file, kind)?;
+    let (mut counted, mut total, mut errors) = (Counted::default(), 0, Vec::new());
+    while let Some(row) = reader.next() {
+        match row {
+            Ok(fields) => {
+                counted.add(&fields);
+            }
+            Err(problem) => {
+                total += 1;
+                if errors.len() < max_errors {
+                    errors.push(RowError {
+                        line: reader.line(),
+                        row: counted.rows + total,
+                        problem,
+                    });
+                }
             }
         }
     }
+    let ignored = reader.header.ignored;
+    let rows = counted.rows + total;
     if total > 0 {
         return Err(ImportErrors {
             file: None,
             errors,
             total,
-            rows: count,
+            rows,
         });
     }
-    if rows.is_empty() {
+    if rows == 0 {
         return Err(FileProblem::Empty.into());
     }
-    let ignored = header.ignored;
+    let rows = Rows::new(kind, file, &counted);
     Ok(Parsed { rows, ignored })
+}
+
+/// Without the byte order mark.
+fn text(file: &[u8]) -> &[u8] {
+    file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file)
+}
+
+/// Reads a file row by row.
+pub(super) struct Reader<'a> {
+    csv: csv::Reader<&'a [u8]>,
+    kind: Kind,
+    header: Header,
+    record: ByteRecord,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(file: &'a [u8], kind: Kind) -> Result<Reader<'a>, FileProblem> {
+        let mut csv = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(text(file));
+        let mut record = ByteRecord::new();
+        if !read(&mut csv, &mut record) {
+            return Err(FileProblem::Empty);
+        }
+        let header = Header::read(&record, kind)?;
+        Ok(Reader {
+            csv,
+            kind,
+            header,
+            record,
+        })
+    }
+
+    /// The next row.
+    pub fn next(&mut self) -> Option<Result<Fields, RowProblem>> {
+        read(&mut self.csv, &mut self.record).then(|| self.header.read_row(&self.record, self.kind))
+    }
+
+    /// Where the last row begins.
+    fn line(&self) -> u64 {
+        self.record.position().map_or(0, csv::Position::line)
+    }
+}
+
+/// Reading from memory has no errors with these settings; if it had, the rows so far must not count as all.
+fn read(csv: &mut csv::Reader<&[u8]>, record: &mut ByteRecord) -> bool {
+    csv.read_byte_record(record).unwrap_or(false)
 }
 
 /// Where the columns stand.
@@ -239,7 +279,7 @@ impl Header {
             .map(|(_, place)| *place)
     }
 
-    fn read_row(&self, record: &ByteRecord, rows: &mut Rows) -> Result<(), RowProblem> {
+    fn read_row(&self, record: &ByteRecord, kind: Kind) -> Result<Fields, RowProblem> {
         if record.len() != self.width {
             return Err(RowProblem::FieldCount {
                 expected: self.width,
@@ -254,15 +294,16 @@ impl Header {
             Some(String::from_utf8_lossy(bytes).into_owned())
         };
         let text = |name: &str| field(name).unwrap_or_default();
-        match rows {
-            Rows::Items(rows) => {
+        match kind {
+            Kind::Items => {
                 let input = ItemInput {
                     name: text("name"),
                     content: field("content").filter(|content| !content.is_empty()),
                 };
-                rows.push(input.validate().map_err(RowProblem::Fields)?);
+                let valid = input.validate().map_err(RowProblem::Fields)?;
+                Ok(valid.fields())
             }
-            Rows::Servers(rows) => {
+            Kind::Servers => {
                 let form = ServerForm {
                     name: text("name"),
                     host: text("host"),
@@ -274,10 +315,10 @@ impl Header {
                             .unwrap_or("true".into()),
                     ),
                 };
-                rows.push(form.validate().map_err(RowProblem::Fields)?);
+                let valid = form.validate().map_err(RowProblem::Fields)?;
+                Ok(valid.fields())
             }
         }
-        Ok(())
     }
 }
 
@@ -316,27 +357,28 @@ mod tests {
     use crate::listing::ErrorCode;
 
     fn items(file: &str) -> Result<Parsed, ImportErrors> {
-        parse(file.as_bytes(), Kind::Items, 100)
+        parse(file.into(), Kind::Items, 100)
     }
 
     fn file_problem(file: &[u8], kind: Kind) -> FileProblem {
-        parse(file, kind, 100).unwrap_err().file.unwrap()
+        parse(file.to_vec(), kind, 100).unwrap_err().file.unwrap()
     }
 
     #[test]
     fn good_files() {
         let parsed = items("\u{feff}Content,NAME\r\n\"a, \"\"b\"\"\nc\", x \r\n,名\r\n").unwrap();
-        let Rows::Items(rows) = parsed.rows else { panic!() };
-        assert_eq!(rows[0].content.as_deref(), Some("a, \"b\"\nc"));
-        assert_eq!(
-            (rows[0].name.as_str(), rows[1].name.as_str(), &rows[1].content),
-            ("x", "名", &None)
-        );
-        let servers = parse(b"name,host,port,active\nn,h,80,\nn,h,81,no", Kind::Servers, 9).unwrap();
-        let Rows::Servers(rows) = servers.rows else {
-            panic!()
+        let values = |rows: &Rows, column: &str| -> Vec<Option<String>> {
+            let rows = rows.read().flatten();
+            rows.map(|row| row.get(column).and_then(|v| v.as_text()).map(str::to_owned))
+                .collect()
         };
-        assert_eq!((rows[0].active, rows[1].active, rows[1].port), (true, false, 81));
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(values(&parsed.rows, "content"), [text("a, \"b\"\nc"), None]);
+        assert_eq!(values(&parsed.rows, "name"), [text("x"), text("名")]);
+        let servers = b"name,host,port,active\nn,h,80,\nn,h,81,no".to_vec();
+        let rows = parse(servers, Kind::Servers, 9).unwrap().rows;
+        assert_eq!(values(&rows, "active"), [text("true"), text("false")]);
+        assert_eq!(values(&rows, "port"), [text("80"), text("81")]);
     }
 
     #[test]
@@ -399,7 +441,7 @@ mod tests {
             first.problem,
             RowProblem::Fields(FieldErrors::one("name", ErrorCode::Required))
         );
-        let wrong = parse(b"name\na\n\xff\n", Kind::Items, 1).unwrap_err();
+        let wrong = parse(b"name\na\n\xff\n".to_vec(), Kind::Items, 1).unwrap_err();
         assert_eq!(wrong.errors[0].problem, RowProblem::NotUtf8);
         assert_eq!((wrong.errors[0].line, wrong.errors[0].row), (3, 2));
         let count = items("name,content\na\nb,c,d\n").unwrap_err();

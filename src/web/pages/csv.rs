@@ -216,7 +216,7 @@ pub async fn receive<S: Subject>(visit: Visit, body: Result<Multipart, actix_web
         }
         Err(NoFile::Broken) => return Ok(visit.bad_request(S::PLACE)),
     };
-    let parsed = web::block(move || import::parse(&file, kind::<S>(), SHOWN_PROBLEMS)).await?;
+    let parsed = web::block(move || import::parse(file, kind::<S>(), SHOWN_PROBLEMS)).await?;
     match parsed {
         Ok(parsed) => {
             let (rows, chunks) = (parsed.rows.len(), parsed.rows.chunks());
@@ -246,7 +246,7 @@ pub async fn progress<S: Subject>(visit: Visit, op: web::Path<String>) -> Answer
     let (Ok(op), Some(rows), Some(chunks)) = (op.parse::<OpId>(), count("rows"), count("chunks")) else {
         return Ok(visit.bad_request(S::PLACE));
     };
-    if chunks == 0 || chunks > MAX_CHUNKS || rows.div_ceil(CHUNK) != chunks {
+    if chunks == 0 || chunks > MAX_CHUNKS || chunks > rows || chunks < rows.div_ceil(CHUNK) {
         return Ok(visit.bad_request(S::PLACE));
     }
     let here = visit.state.imports.here(op);
@@ -267,8 +267,12 @@ pub async fn progress<S: Subject>(visit: Visit, op: web::Path<String>) -> Answer
     let stalled = !finished && here != Here::Running && now_s().saturating_sub(since) >= STALLED_S;
     let (lang, t) = (visit.lang, visit.lang.ui());
     let total = number(lang, i64::try_from(rows).unwrap_or(i64::MAX));
-    // Only the last chunk is not full.
-    let done = (progress.done * CHUNK).min(rows);
+    let done = match chunks == rows.div_ceil(CHUNK) {
+        // Only the last chunk is not full.
+        true => (progress.done * CHUNK).min(rows),
+        // Long rows come in shorter chunks.
+        false => rows * progress.done / chunks,
+    };
     let mut f = visit.frame(S::PLACE);
     let reload = Link::to(visit.path())
         .with("rows", &rows.to_string())

@@ -237,7 +237,6 @@ fn lists() {
         total: Total::Exactly(0),
         next: None,
         previous: None,
-        ..rows
     };
     let view = list_view::<Servers>(whole(Lang::Fr, Place::Servers), &query, &none);
     let html = render("servers_empty", &Servers::list_page(view, Vec::new()));

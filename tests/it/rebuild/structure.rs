@@ -110,3 +110,68 @@ async fn what_cannot_be_made_is_refused_until_a_person_makes_it() {
     pool.close().await;
     stack.stop().await.unwrap();
 }
+
+/// A circle checked at once, rows that refer to rows of their own table, and a key with a comment.
+const TIED: &str = "
+CREATE TABLE teams (id integer PRIMARY KEY, lead_id integer);
+CREATE TABLE people (id integer PRIMARY KEY, team_id integer NOT NULL REFERENCES teams ON DELETE CASCADE, boss integer REFERENCES people);
+ALTER TABLE teams ADD CONSTRAINT led_by FOREIGN KEY (lead_id) REFERENCES people DEFERRABLE INITIALLY IMMEDIATE;
+COMMENT ON CONSTRAINT led_by ON teams IS 'it''s a circle';
+";
+
+const TIES: &str = "SELECT conrelid::regclass::text || conname || pg_get_constraintdef(oid) || coalesce(obj_description(oid), '')
+    || convalidated FROM pg_constraint WHERE contype = 'f' ORDER BY 1";
+
+async fn tied_tables_are_copied(lose: impl AsyncFn(&Running)) {
+    let stack = pair().await;
+    for name in ["a", "b"] {
+        let client = connect(&stack.dsn(side(name))).await.unwrap();
+        client.batch_execute(TIED).await.unwrap();
+    }
+    install(&config(&stack, "init"), &["items", "teams", "people"])
+        .await
+        .unwrap();
+    let pool = pool(&stack, "web1").await;
+    for sql in [
+        "INSERT INTO teams SELECT i FROM generate_series(1, 300) AS i",
+        "INSERT INTO people SELECT i, i % 300 + 1, nullif(i - 1, 0) FROM generate_series(1, 3000) AS i",
+        "UPDATE teams SET lead_id = id * 10",
+    ] {
+        pool.transactional_write(sql, &[]).await.unwrap();
+    }
+    healed(&stack, LIMIT).await;
+    let ties = rows(&stack.dsn(side("b")), TIES).await;
+    assert_eq!(ties.len(), 3);
+    lose(&stack).await;
+    whole(&stack, LIMIT).await;
+    healed(&stack, LIMIT).await;
+    assert_eq!(rows(&stack.dsn(side("b")), TIES).await, ties);
+    for table in ["teams", "people"] {
+        let content = format!("SELECT t::text FROM {table} AS t ORDER BY 1");
+        let [on_a, on_b] = ["a", "b"].map(|name| stack.dsn(side(name)));
+        let (on_a, on_b) = (rows(&on_a, &content).await, rows(&on_b, &content).await);
+        assert!(on_a == on_b && on_a.len() >= 300, "{table}");
+    }
+    pool.close().await;
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_refer_to_each_other_in_a_circle_are_copied_to_an_empty_side() {
+    tied_tables_are_copied(async |stack: &Running| {
+        stack.act(Action::Wipe, Target::Side(side("b"))).await.unwrap();
+        stack.act(Action::Start, Target::Side(side("b"))).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_refer_to_each_other_in_a_circle_are_copied_beside_what_is_there() {
+    tied_tables_are_copied(async |stack: &Running| {
+        let client = connect(&stack.dsn(side("b"))).await.unwrap();
+        client.batch_execute("DROP SCHEMA kambana CASCADE").await.unwrap();
+        let sql = "UPDATE people SET boss = 7 WHERE id = 3000; DELETE FROM people WHERE id = 2999";
+        client.batch_execute(sql).await.unwrap();
+    })
+    .await;
+}

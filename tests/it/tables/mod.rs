@@ -3,7 +3,9 @@
 
 mod big;
 mod constraints;
+mod flips;
 mod kinds;
+mod many;
 mod random;
 mod refusals;
 

@@ -38,8 +38,8 @@ async fn two_in_turn(cases: &[(&'static [&'static str; 2], bool)]) {
             Lose(CRASH, one)
         };
         let steps: [Step; 4] = [
-            lose(*first),
-            lose(*second),
+            lose(first),
+            lose(second),
             Return(START, back[0]),
             Return(START, back[1]),
         ];
