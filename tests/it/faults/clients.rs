@@ -41,10 +41,10 @@ async fn case_31_a_client_times_out_and_retries_on_the_other_instance() {
         run(&locker, &["BEGIN; LOCK TABLE items IN SHARE MODE"]).await;
         let impatient = insert(&http, &web1, op, &name).timeout(Duration::from_millis(150));
         assert!(impatient.send().await.unwrap_err().is_timeout());
-        assert!(
-            waiting_for_lock(&stack, "a", "web1").await > 0,
-            "the first request is still at work"
-        );
+        eventually("the first request is still at work", SOON, || async {
+            waiting_for_lock(&stack, "a", "web1").await > 0
+        })
+        .await;
         let retry = tokio::spawn(insert(&http, &web2, op, &name).send());
         eventually("the second request waits too", SOON, || async {
             waiting_for_lock(&stack, "a", "web2").await > 0
