@@ -7,8 +7,8 @@ use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::journal::{self, Arrays, Entry, Kind};
-use crate::multipool::write::attempt::{Collected, FENCE_SQL, Sql, Stop, in_order, stop_at, stop_own};
-use crate::multipool::write::enter::{ENTER_SQL, Entering};
+use crate::multipool::write::attempt::{Collected, Sql, Stop, in_order, stop_at, stop_own};
+use crate::multipool::write::enter::{DECLARE_SQL, Entering};
 use crate::multipool::write::group::{Asked, Found, Group};
 use crate::multipool::write::{Again, Job, Lane};
 use crate::multipool::{SideFault, SideId, statement};
@@ -27,14 +27,14 @@ impl Lane {
         let alone = jobs.len() == 1;
         let own = |failure| stop_own(leader, failure);
         let client = conn.client().map_err(own)?;
-        let enter = conn.prepare(ENTER_SQL).await.map_err(own)?;
+        let enter = conn.prepare(DECLARE_SQL).await.map_err(own)?;
         let mut prepared = Vec::with_capacity(groups.len());
         for group in groups {
-            let statement = conn.prepare(&group.sql).await;
+            let statement = conn.prepare(group.sql()).await;
             prepared.push(statement.map_err(|failure| stop_at(leader, failure, alone))?);
         }
         let entering = Entering::new(self, epoch, jobs);
-        let enter_params = entering.on_leader(&structure, &"on");
+        let enter_params = entering.on_leader(&structure);
         let numbers: Vec<Vec<i32>> = groups
             .iter()
             .map(|g| (0..g.rows.len() as i32).collect())
@@ -51,7 +51,7 @@ impl Lane {
             .collect();
 
         let mut sent: Vec<Sent<'_>> = Vec::with_capacity(groups.len() + 3);
-        sent.push(send_batch(client, FENCE_SQL));
+        sent.push(send_batch(client, "BEGIN"));
         sent.push(send_query(client, &enter, &enter_params));
         for (statement, params) in prepared.iter().zip(&params) {
             sent.push(send_query(client, statement, params));
