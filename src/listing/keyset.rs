@@ -101,9 +101,12 @@ fn cursor_condition(sort: &Sort, cursor: &Cursor, statement: &mut Statement) -> 
     } else {
         "<"
     };
+    if let Some(value) = cursor.value.as_ref().filter(|_| column == "id") {
+        // The value is the id.
+        return format!("id {compare} {}::integer", statement.bind(value.as_str()));
+    }
     let id = format!("{}::integer", statement.bind(cursor.id.to_string()));
     match &cursor.value {
-        Some(_) if column == "id" => format!("id {compare} {id}"),
         Some(value) => {
             let value = format!("{}::{}", statement.bind(value.as_str()), sort.cast);
             let nulls = if cursor.backward || !sort.nullable {
