@@ -14,7 +14,7 @@ SELECT kambana.enter($1, $9, $2, $3, $4, $5, $6, $7, NULL, $8),
     set_config('kambana.declared', 'off', true)";
 
 /// On the leader, for statements that answer with the images of their rows.
-pub(super) const DECLARE_SQL: &str = "-- write::declare()
+pub(super) const DECLARE_SQL: &str = "-- write::enter()
 SELECT kambana.enter($1, $9, $2, $3, $4, $5, $6, $7, NULL, $8), set_config('kambana.declared', 'on', true)";
 
 /// On a follower, after the leader's part is done: with the leader's results, capture switched off.

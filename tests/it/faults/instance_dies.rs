@@ -29,7 +29,7 @@ const BEFORE_COMMIT: &[(u8, Stop)] = &[
     (1, At(Point::LeadBefore)),
     (1, Sending("a", "ROW SHARE MODE")),
     (2, Sending("a", "write::enter()")),
-    (2, Sending("a", "statement::keyed()")),
+    (2, Sending("a", "group::keyed()")),
     (2, Sending("a", "SET CONSTRAINTS ALL IMMEDIATE")),
     (2, Sending("a", "journal::collect()")),
     (2, At(Point::LeadCollected)),
