@@ -21,7 +21,7 @@ use super::health::Health;
 use super::lineage::Looked;
 use super::refusal::Refusal;
 use super::standstill::Pulse;
-use super::write::{Job, Pending};
+use super::write::{Answered, Job, Pending};
 use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet, votes};
 use crate::config::PoolConfig;
 
@@ -88,6 +88,7 @@ pub(super) struct Inner {
     pub queue: mpsc::Sender<Job>,
     pub catalog: Mutex<Known>,
     pub pending: Pending,
+    pub answered: Answered,
     pub events: Mutex<VecDeque<Event>>,
     pub proof: Mutex<Proof>,
     pub tasks: Mutex<Vec<(String, JoinHandle<()>)>>,

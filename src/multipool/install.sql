@@ -192,4 +192,67 @@ CREATE UNLOGGED TABLE IF NOT EXISTS kambana.stage (
 CREATE INDEX IF NOT EXISTS stage_key ON kambana.stage (tbl, key);
 COMMENT ON TABLE kambana.stage IS 'Rows on their way into tables with foreign keys or further unique indexes; never committed';
 
+-- How a batch begins on a side. Every statement of it sees what was committed before: the fence first, then the epoch.
+CREATE OR REPLACE FUNCTION kambana.enter(
+    our_epoch bigint, our_structure bigint, our_lane bigint, our_instance text, our_confirmed bigint[],
+    our_batch bigint, ops uuid[], digests bigint[], results text[], is_applied boolean) RETURNS integer
+    LANGUAGE plpgsql
+AS $enter$
+DECLARE
+    fresh integer;
+BEGIN
+    LOCK TABLE kambana.fence IN ROW SHARE MODE;
+    PERFORM FROM kambana.epoch AS e WHERE e.n = our_epoch AND (our_structure IS NULL OR e.structure = our_structure);
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    UPDATE kambana.lane AS l SET confirmed = our_confirmed, closed = false WHERE l.lane = our_lane;
+    IF NOT FOUND THEN
+        INSERT INTO kambana.lane AS l (lane, instance, confirmed) VALUES (our_lane, our_instance, our_confirmed)
+        ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false;
+    END IF;
+    INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
+    SELECT u.op, u.digest, our_lane, our_batch, our_epoch, is_applied, u.result
+    FROM unnest(ops, digests, results) AS u(op, digest, result) ON CONFLICT (op) DO NOTHING;
+    GET DIAGNOSTICS fresh = ROW_COUNT;
+    RETURN fresh;
+END
+$enter$;
+COMMENT ON FUNCTION kambana.enter IS 'How many of the names were new; NULL if epoch or structure are others by now';
+
+-- After a batch has written these keys here: which other batches changed them and are not known to be on another side, as
+-- this side or the instance (answered, by lane in siblings) knows. Nearly always there are none, which the first question
+-- finds out without looking at keys. Planned once, perhaps while the journal is empty, and run when it has millions of
+-- rows: OFFSET 0 and LIMIT leave no other way than lane by lane, by index.
+CREATE OR REPLACE FUNCTION kambana.guard(
+    other integer, tbls text[], keys text[], our_lane bigint, our_batch bigint,
+    siblings bigint[], answered bigint[], foreigners boolean) RETURNS TABLE (lane bigint, batch bigint)
+    LANGUAGE plpgsql
+AS $guard$
+#variable_conflict use_column
+BEGIN
+    IF NOT EXISTS (
+            SELECT FROM kambana.lane AS l WHERE NOT l.closed AND l.lane <> 0 AND coalesce((
+                SELECT true FROM kambana.op AS o WHERE o.lane = l.lane
+                  AND o.batch > greatest(coalesce(l.confirmed[other], 0), answered[array_position(siblings, l.lane)])
+                  AND (o.lane <> our_lane OR o.batch <> our_batch) LIMIT 1), false))
+       AND NOT (foreigners AND EXISTS (SELECT FROM kambana.journal AS j WHERE j.lane = 0)) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    WITH k AS (SELECT * FROM unnest(tbls, keys) AS k(tbl, key)),
+    o AS (SELECT j.lane, j.batch, j.tbl, j.kind, j.key, j.old_key FROM kambana.lane AS l
+        CROSS JOIN LATERAL (SELECT * FROM kambana.journal AS j WHERE j.lane = l.lane
+            AND j.batch > greatest(coalesce(l.confirmed[other], 0), answered[array_position(siblings, l.lane)]) OFFSET 0) AS j
+        WHERE NOT l.closed AND l.lane <> 0 AND (j.lane <> our_lane OR j.batch <> our_batch))
+    SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
+    UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
+    UNION SELECT o.lane, o.batch FROM o JOIN k ON o.tbl = k.tbl WHERE o.kind = 'T'
+    UNION SELECT 0::bigint, 0::bigint FROM k JOIN kambana.journal AS j ON j.lane = 0 AND (j.tbl, j.key) = (k.tbl, k.key)
+        WHERE foreigners
+    UNION SELECT 0::bigint, 0::bigint FROM kambana.journal AS j JOIN k ON j.tbl = k.tbl AND (j.old_key = k.key OR j.kind = 'T')
+        WHERE j.lane = 0 AND foreigners;
+END
+$guard$;
+
 REVOKE ALL ON SCHEMA kambana FROM PUBLIC;

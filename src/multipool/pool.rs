@@ -17,7 +17,7 @@ use super::health::{self, Health};
 use super::inner::{Inner, Side, View, lock};
 use super::lineage::Looked;
 use super::standstill::{self, Pulse};
-use super::write::{Job, Lane, Pending, Queue, Work};
+use super::write::{Answered, Job, Lane, Pending, Queue, Work};
 use super::{
     Applied, Change, ConnectError, Loss, NotApplied, OpId, Peers, PerSide, SideFault, SideId, SideSet,
     SideState, SideStatus, Status, Tx, Value, WriteError, change, check, lineage, membership, trim, votes,
@@ -149,6 +149,7 @@ impl MultiPool {
             queue,
             catalog: Mutex::default(),
             pending: Pending::default(),
+            answered: Answered::default(),
             events: Mutex::default(),
             proof: Mutex::default(),
             tasks: Mutex::default(),

@@ -7,6 +7,7 @@
 //! Crash rule: before the first COMMIT is sent nothing has happened anywhere. After it, the batch is *in doubt* until
 //! every member of the current epoch was asked, under its fence, whether it has the operation.
 
+mod answered;
 mod attempt;
 mod enter;
 mod follow;
@@ -25,6 +26,7 @@ use serde_json::Value as Json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+pub(super) use answered::Answered;
 use job::Outcome;
 pub(super) use job::{Job, Pending, Work};
 use queue::Flight;
@@ -120,6 +122,12 @@ fn give_up(jobs: Vec<Job>, in_doubt: bool, reason: &NotApplied) {
             false => WriteError::NotApplied(reason.clone()),
         };
         job.answer(Err(error));
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.inner.answered.forget(self.id);
     }
 }
 
@@ -379,6 +387,7 @@ impl Lane {
     /// Starts a new lane when the epoch is not the one of the last batch.
     fn enter_epoch(&mut self, epoch: &Epoch) {
         if self.epoch != epoch.n || self.id == 0 {
+            self.inner.answered.forget(self.id);
             self.epoch = epoch.n;
             self.id = super::journal::new_lane();
             self.batch = 0;

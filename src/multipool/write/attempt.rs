@@ -320,6 +320,7 @@ impl Lane {
                 }
             }
         }
+        self.inner.answered.note(self.id, &self.confirmed);
         #[cfg(mutant = "ack_before_follower")]
         let doubt = doubt.filter(|_| !self.unsettled);
         #[cfg(mutant = "commit_error_means_abort")]

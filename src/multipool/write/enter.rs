@@ -1,4 +1,4 @@
-//! Entering a side: behind the fence, in a statement of its own, the epoch is checked and the batch takes its names.
+//! Entering a side: behind the fence the epoch is checked and the batch takes its names (`kambana.enter`, in `install.sql`).
 
 use uuid::Uuid;
 
@@ -6,28 +6,20 @@ use super::attempt::Sql;
 use super::{Job, Lane, Work};
 use crate::multipool::epoch::Epoch;
 
-/// On the leader, in a statement after the fence: its snapshot is younger than the lock. A structure that this instance has
-/// not read counts as an epoch that has moved.
+/// On the leader, for changes that the triggers capture. A structure that this instance has not read counts as an epoch that
+/// has moved.
 pub(super) const ENTER_SQL: &str = "-- write::enter()
-WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1 AND structure = $9),
-l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
-o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied) SELECT u.op, u.digest, $2, $5, e.n, $8
-    FROM e, unnest($6::uuid[], $7::bigint[]) AS u(op, digest) ON CONFLICT (op) DO NOTHING RETURNING op)
-SELECT (SELECT n FROM e), (SELECT count(*) FROM o),
-    set_config('kambana.lane', $2::text, true), set_config('kambana.batch', $5::text, true),
-    set_config('kambana.declared', $10, true)";
+SELECT kambana.enter($1, $9, $2, $3, $4, $5, $6, $7, NULL, $8),
+    set_config('kambana.lane', $2::bigint::text, true), set_config('kambana.batch', $5::bigint::text, true),
+    set_config('kambana.declared', 'off', true)";
+
+/// On the leader, for statements that answer with the images of their rows.
+pub(super) const DECLARE_SQL: &str = "-- write::enter()
+SELECT kambana.enter($1, $9, $2, $3, $4, $5, $6, $7, NULL, $8), set_config('kambana.declared', 'on', true)";
 
 /// On a follower, after the leader's part is done: with the leader's results, capture switched off.
 pub(super) const FOLLOW_SQL: &str = "-- write::follow()
-WITH e AS (SELECT n FROM kambana.epoch WHERE n = $1),
-l AS (INSERT INTO kambana.lane AS l (lane, instance, confirmed) SELECT $2, $3, $4::bigint[] FROM e
-    ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false),
-o AS (INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
-    SELECT u.op, u.digest, $2, $5, e.n, $9, u.result
-    FROM e, unnest($6::uuid[], $7::bigint[], $8::text[]) AS u(op, digest, result)
-    ON CONFLICT (op) DO NOTHING RETURNING op)
-SELECT (SELECT n FROM e), (SELECT count(*) FROM o), set_config('kambana.apply', 'on', true)";
+SELECT kambana.enter($1, NULL, $2, $3, $4, $5, $6, $7, $8, $9), set_config('kambana.apply', 'on', true)";
 
 /// Whose the changes are that the triggers capture from now on.
 pub(super) const SET_OP_SQL: &str =
@@ -65,8 +57,8 @@ impl<'a> Entering<'a> {
         &self.ids
     }
 
-    /// Parameters of [`ENTER_SQL`]. `declared`: `on` for statements that answer with their images.
-    pub fn on_leader<'b>(&'b self, structure: &'b i64, declared: &'b &'static str) -> [Sql<'b>; 10] {
+    /// Parameters of [`ENTER_SQL`] and [`DECLARE_SQL`].
+    pub fn on_leader<'b>(&'b self, structure: &'b i64) -> [Sql<'b>; 9] {
         [
             &self.epoch,
             &self.lane,
@@ -77,7 +69,6 @@ impl<'a> Entering<'a> {
             &self.digests,
             &self.applied,
             structure,
-            declared,
         ]
     }
 
@@ -95,4 +86,12 @@ impl<'a> Entering<'a> {
             &self.applied,
         ]
     }
+}
+
+/// How many names were new; `None` if the epoch is another one by now.
+pub(super) fn fresh(entered: &[tokio_postgres::Row]) -> Option<usize> {
+    entered
+        .first()?
+        .get::<_, Option<i32>>(0)
+        .map(|count| count as usize)
 }

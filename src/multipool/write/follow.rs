@@ -7,7 +7,7 @@
 use futures::future::{BoxFuture, join};
 
 use super::attempt::{AS_USUAL_SQL, Collected, FENCE_SQL, Reply, Sql, Stop, in_order, stop_own};
-use super::enter::{Entering, FOLLOW_SQL};
+use super::enter::{Entering, FOLLOW_SQL, fresh};
 use super::{Again, Job, Lane};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Failure, Repeat};
@@ -17,31 +17,13 @@ use crate::multipool::journal::{self, ApplyParams, Arrays, Entry, place};
 use crate::multipool::merge::{self, Keys, collect_keys, widen_truncates};
 use crate::multipool::{SideFault, SideId};
 
-/// Other batches that changed these keys here and are not known to be on the leader. Planned once, perhaps while the journal
-/// is empty, and run when it has millions of rows: `LATERAL … OFFSET 0` leaves no other way than lane by lane, by index.
-const GUARD_SQL: &str = "-- write::guard()
-WITH k AS (SELECT * FROM unnest($2::text[], $3::text[]) AS k(tbl, key)),
-o AS (SELECT j.lane, j.batch, j.tbl, j.key, j.old_key FROM kambana.lane AS l
-    CROSS JOIN LATERAL (SELECT * FROM kambana.journal AS j
-        WHERE j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0) OFFSET 0) AS j
-    WHERE NOT l.closed AND (j.lane <> $4 OR j.batch <> $5))
-SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
-UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
-UNION SELECT 0, 0 FROM k JOIN kambana.journal AS j ON j.lane = 0 AND (j.tbl, j.key) = (k.tbl, k.key)
-UNION SELECT 0, 0 FROM kambana.journal AS j JOIN k ON j.tbl = k.tbl AND (j.old_key = k.key OR j.kind = 'T')
-    WHERE j.lane = 0";
+/// Other batches, or foreign writes, that changed these keys here and are not known to be on the leader.
+const GUARD_SQL: &str =
+    "-- write::guard()\nSELECT g.lane, g.batch FROM kambana.guard($1, $2, $3, $4, $5, $6, $7, true) AS g";
 
 /// On the leader: other batches of the pool that changed these keys and are not known to be on this follower. Their effect
 /// is in the images, their names are not. Foreign writes have no names to repeat: a busy foreign writer holds up nobody.
-const GUARD_LEADER_SQL: &str = "-- write::guard_leader()
-WITH k AS (SELECT * FROM unnest($2::text[], $3::text[]) AS k(tbl, key)),
-o AS (SELECT j.lane, j.batch, j.tbl, j.kind, j.key, j.old_key FROM kambana.lane AS l
-    CROSS JOIN LATERAL (SELECT * FROM kambana.journal AS j
-        WHERE j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0) OFFSET 0) AS j
-    WHERE NOT l.closed AND l.lane <> 0 AND (j.lane <> $4 OR j.batch <> $5))
-SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
-UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
-UNION SELECT o.lane, o.batch FROM o JOIN k ON o.tbl = k.tbl WHERE o.kind = 'T'";
+const GUARD_LEADER_SQL: &str = "-- write::guard_leader()\nSELECT g.lane, g.batch FROM kambana.guard($1, $2, $3, $4, $5, $6, $7, false) AS g";
 
 /// How many of these batches a side lacks.
 const LACKING_SQL: &str = "-- write::lacking()
@@ -139,7 +121,7 @@ impl Lane {
         let entering = Entering::new(self, epoch, jobs);
         let follow_params = entering.on_follower(&collected.results);
         let arrays = Arrays::new(&collected.entries);
-        let guarded = Guarded::new(leader, &collected.entries);
+        let guarded = Guarded::new(self, leader, &collected.entries);
         let guard_params = guarded.params(self);
 
         let mut work: Vec<BoxFuture<'_, Result<Reply, Failure>>> = Vec::with_capacity(plan.len() + 5);
@@ -211,7 +193,7 @@ impl Lane {
         let client = self.conn_client(side).map_err(own)?;
         // Begun anew: after a refusal, and planned for whole tables instead of a few keys.
         client
-            .batch_execute(&format!("ROLLBACK; {FENCE_SQL}; {AS_USUAL_SQL}"))
+            .batch_execute(&format!("ROLLBACK; {FENCE_SQL}"))
             .await
             .map_err(|e| own(e.into()))?;
         let entering = Entering::new(self, epoch, jobs);
@@ -220,6 +202,10 @@ impl Lane {
             .await
             .map_err(|e| own(e.into()))?;
         check_entered(&entered, jobs)?;
+        client
+            .batch_execute(AS_USUAL_SQL)
+            .await
+            .map_err(|e| own(e.into()))?;
         let mut keys = Keys::new();
         collect_keys(&mut keys, collected.entries.iter());
         widen_truncates(client, catalog, &mut keys, collected.entries.iter())
@@ -230,7 +216,7 @@ impl Lane {
             .await
             .map_err(|(at, failure)| refused(at, failure))?;
         journal::insert(client, &collected.entries).await.map_err(own)?;
-        let guarded = Guarded::new(leader, &collected.entries);
+        let guarded = Guarded::new(self, leader, &collected.entries);
         let rows = client
             .query(GUARD_SQL, &guarded.params(self))
             .await
@@ -253,14 +239,12 @@ impl Lane {
         if collected.entries.is_empty() || cfg!(mutant = "one_way_guard") {
             return Ok(Vec::new());
         }
-        let (tables, keys) = tables_and_keys(&collected.entries);
+        let guarded = Guarded::new(self, side, &collected.entries);
         let found = async {
             let conn = self.conns[leader].as_ref().ok_or_else(no_connection)?;
             let client = conn.client()?;
             let guard = conn.prepare(GUARD_LEADER_SQL).await?;
-            Ok(client
-                .query(&guard, &[&place(side), &tables, &keys, &self.id, &self.batch])
-                .await?)
+            Ok(client.query(&guard, &guarded.params(self)).await?)
         };
         let rows = found.await.map_err(|failure| stop_own(leader, failure))?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -302,48 +286,55 @@ fn refused(side: SideId, failure: Failure) -> Stop {
     }
 }
 
-/// Parameters of [`GUARD_SQL`].
+/// Parameters of [`GUARD_SQL`] and [`GUARD_LEADER_SQL`]. Which side is asked about, which keys, and what the lanes of this
+/// instance know that side to have answered.
 struct Guarded<'a> {
-    leader: i32,
+    other: i32,
     tables: Vec<&'a str>,
     keys: Vec<&'a str>,
+    siblings: Vec<i64>,
+    answered: Vec<i64>,
 }
 
 impl<'a> Guarded<'a> {
-    fn new(leader: SideId, entries: &'a [Entry]) -> Guarded<'a> {
-        let (tables, keys) = tables_and_keys(entries);
+    fn new(lane: &Lane, other: SideId, entries: &'a [Entry]) -> Guarded<'a> {
+        let (tables, keys) = entries
+            .iter()
+            .flat_map(|e| e.keys().map(|key| (e.table.as_str(), key)))
+            .unzip();
+        let (siblings, answered) = lane.inner.answered.by(other);
         Guarded {
-            leader: place(leader),
+            other: place(other),
             tables,
             keys,
+            siblings,
+            answered,
         }
     }
 
-    fn params<'b>(&'b self, lane: &'b Lane) -> [Sql<'b>; 5] {
-        [&self.leader, &self.tables, &self.keys, &lane.id, &lane.batch]
+    fn params<'b>(&'b self, lane: &'b Lane) -> [Sql<'b>; 7] {
+        [
+            &self.other,
+            &self.tables,
+            &self.keys,
+            &lane.id,
+            &lane.batch,
+            &self.siblings,
+            &self.answered,
+        ]
     }
 }
 
 /// What entering found on a follower: the epoch, and whether all names were new.
 fn check_entered(entered: &[tokio_postgres::Row], jobs: &[Job]) -> Result<(), Stop> {
-    match entered
-        .first()
-        .map(|row| (row.get::<_, Option<i64>>(0), row.get::<_, i64>(1)))
-    {
-        Some((Some(_), fresh)) if fresh == jobs.len() as i64 || cfg!(mutant = "no_dedup") => Ok(()),
+    match fresh(entered) {
+        Some(fresh) if fresh == jobs.len() || cfg!(mutant = "no_dedup") => Ok(()),
         // The follower knows a name that the leader does not: another instance died between two commits.
-        Some((Some(_), _)) => Err(Again::Merge.into()),
-        _ => Err(Again::EpochMoved.into()),
+        Some(_) => Err(Again::Merge.into()),
+        None => Err(Again::EpochMoved.into()),
     }
 }
 
 fn no_connection() -> Failure {
     Failure::Side(SideFault::Down("no connection".into()))
-}
-
-fn tables_and_keys(entries: &[Entry]) -> (Vec<&str>, Vec<&str>) {
-    entries
-        .iter()
-        .flat_map(|e| e.keys().map(|key| (e.table.as_str(), key)))
-        .unzip()
 }

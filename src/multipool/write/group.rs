@@ -25,7 +25,9 @@ pub(super) struct Asked {
 /// Rows of equal changes, in one statement.
 pub(super) struct Group {
     pub table: String,
-    pub sql: String,
+    /// For any number of rows, and a simpler one for one, if there is one.
+    sql: String,
+    sql_of_one: Option<String>,
     pub rows: Vec<Asked>,
     /// One array a parameter, after the rows' numbers.
     pub columns: Vec<Vec<Option<String>>>,
@@ -36,6 +38,7 @@ pub(super) struct Group {
 /// One change as a statement for any number of rows like its own.
 struct Shape {
     sql: String,
+    sql_of_one: Option<String>,
     deletes: bool,
     by_key: bool,
     rows: Vec<Vec<Option<String>>>,
@@ -65,6 +68,7 @@ pub(super) fn groups<'a>(
                         table: table.name.clone(),
                         columns: vec![Vec::new(); shape.rows.first().map_or(0, Vec::len)],
                         sql: shape.sql,
+                        sql_of_one: shape.sql_of_one,
                         rows: Vec::new(),
                         keys: HashSet::new(),
                     });
@@ -206,6 +210,7 @@ fn write(table: &Table, row: &Fields, sets: Option<String>) -> Option<Shape> {
     let mut slots = Slots::default();
     let mut made = each(table, row, &mut slots, |name, slot| format!("{slot} AS {name}"))?;
     let mut names: Vec<String> = row.iter().map(|(name, _)| ident(name)).collect();
+    let (given_values, given_names) = (made.join(", "), names.join(", "));
     for key in table.key.iter().filter(|key| !given(key)) {
         made.push(format!(
             "{} AS {}",
@@ -222,7 +227,18 @@ fn write(table: &Table, row: &Fields, sets: Option<String>) -> Option<Shape> {
         }
         None => String::new(),
     };
+    // Of one row it is known which one was given the key, whoever made it.
+    let sql_of_one = (!given_names.is_empty()).then(|| {
+        format!(
+            "-- group::write_one()\nINSERT INTO {ident} AS t ({given_names}) SELECT {given_values} FROM {from}{action} \
+             RETURNING 0, {key}, {image}, t.xmax = 0",
+            ident = table.ident,
+            key = key_record(table, "t"),
+            image = image_record(table),
+        )
+    });
     Some(Shape {
+        sql_of_one,
         sql: format!(
             "-- group::write()\nWITH u AS MATERIALIZED (SELECT x.n, {made} FROM {from}),\n\
              i AS (INSERT INTO {ident} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM u{action} \
@@ -261,6 +277,7 @@ fn keyed(
     let answer = format!("x.n, {}", key_record(table, "t"));
     let sql = statement(&slots.from(), &tests.join(" AND "), &answer);
     Some(Shape {
+        sql_of_one: None,
         sql: format!("-- group::keyed()\n{sql}"),
         deletes: false,
         by_key: true,
@@ -291,6 +308,14 @@ fn image_record(table: &Table) -> String {
 }
 
 impl Group {
+    /// Its statement.
+    pub fn sql(&self) -> &str {
+        match (&self.sql_of_one, self.rows.len()) {
+            (Some(sql), 1) => sql,
+            _ => &self.sql,
+        }
+    }
+
     /// The rows of the statement's answer in the order they were asked for; `None` where a row was not there.
     pub fn found(&self, answer: &[tokio_postgres::Row]) -> Vec<Option<Found>> {
         let mut found: Vec<Option<Found>> = self.rows.iter().map(|_| None).collect();

@@ -7,6 +7,7 @@ mod declared;
 use futures::future::BoxFuture;
 
 use super::attempt::{Collected, Reply, Sql, Stop, stop_at, stop_own};
+use super::enter::fresh;
 use super::{Again, Job, Lane, Work, group};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure};
@@ -75,14 +76,10 @@ impl Lane {
         entered: &[tokio_postgres::Row],
         jobs: &[Job],
     ) -> Result<(), Stop> {
-        let Some(row) = entered.first() else {
-            return Err(Again::EpochMoved.into());
-        };
-        if row.get::<_, Option<i64>>(0).is_none() {
-            return Err(Again::EpochMoved.into());
-        }
-        if row.get::<_, i64>(1) == jobs.len() as i64 || cfg!(mutant = "no_dedup") {
-            return Ok(());
+        match fresh(entered) {
+            None => return Err(Again::EpochMoved.into()),
+            Some(fresh) if fresh == jobs.len() || cfg!(mutant = "no_dedup") => return Ok(()),
+            Some(_) => {}
         }
         let [job] = jobs else {
             return Err(Stop::Split);

@@ -22,7 +22,7 @@ async fn leader_freezes(standing: Duration) {
     for (case, at) in [
         (25, None),
         (26, Some(Passing::Text("write::enter()".into()))),
-        (26, Some(Passing::Text("statement::keyed()".into()))),
+        (26, Some(Passing::Text("group::keyed()".into()))),
         (27, Some(Passing::CommitOf("write::enter()".into()))),
     ] {
         let what = format!("case {case}, {at:?}");

@@ -46,7 +46,7 @@ impl Lane {
             );
         }
         let entering = Entering::new(self, epoch, jobs);
-        let enter_params = entering.on_leader(&structure, &"off");
+        let enter_params = entering.on_leader(&structure);
         let collect_params: [Sql<'_>; 2] = [&self.id, &self.batch];
 
         let mut changed: Vec<Sent<'_>> = Vec::with_capacity(2 * steps.len() + 4);

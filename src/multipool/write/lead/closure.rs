@@ -75,7 +75,7 @@ impl Lane {
         let entering = Entering::new(self, epoch, jobs);
         let replies = in_order(vec![
             send_batch(client, FENCE_SQL),
-            send_query(client, &enter, &entering.on_leader(&structure, &"off")),
+            send_query(client, &enter, &entering.on_leader(&structure)),
             send_query(client, &set_op, &[&op.uuid()]),
             send_batch(client, AS_USUAL_SQL),
             send_query(client, &unwatched, &[]),

@@ -7,11 +7,25 @@ use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::journal::{self, Arrays, Entry, Kind};
+use crate::multipool::watch::MAX_IMAGE_BYTES;
 use crate::multipool::write::attempt::{Collected, FENCE_SQL, Sql, Stop, in_order, stop_at, stop_own};
-use crate::multipool::write::enter::{ENTER_SQL, Entering};
+use crate::multipool::write::enter::{DECLARE_SQL, Entering};
 use crate::multipool::write::group::{Asked, Found, Group};
 use crate::multipool::write::{Again, Job, Lane};
-use crate::multipool::{SideFault, SideId, statement};
+use crate::multipool::{SideFault, SideId, WriteError, statement};
+
+/// As the capture trigger says it.
+fn too_long(table: &str, length: usize) -> WriteError {
+    WriteError::Rejected {
+        sqlstate: "54000".into(),
+        message: format!(
+            "a row of table {table} has {length} bytes as text, more than the {MAX_IMAGE_BYTES} that Kambana carries; \
+             nothing was changed"
+        ),
+        constraint: None,
+        column: None,
+    }
+}
 
 impl Lane {
     /// All groups in one round trip.
@@ -27,14 +41,14 @@ impl Lane {
         let alone = jobs.len() == 1;
         let own = |failure| stop_own(leader, failure);
         let client = conn.client().map_err(own)?;
-        let enter = conn.prepare(ENTER_SQL).await.map_err(own)?;
+        let enter = conn.prepare(DECLARE_SQL).await.map_err(own)?;
         let mut prepared = Vec::with_capacity(groups.len());
         for group in groups {
-            let statement = conn.prepare(&group.sql).await;
+            let statement = conn.prepare(group.sql()).await;
             prepared.push(statement.map_err(|failure| stop_at(leader, failure, alone))?);
         }
         let entering = Entering::new(self, epoch, jobs);
-        let enter_params = entering.on_leader(&structure, &"on");
+        let enter_params = entering.on_leader(&structure);
         let numbers: Vec<Vec<i32>> = groups
             .iter()
             .map(|g| (0..g.rows.len() as i32).collect())
@@ -73,18 +87,19 @@ impl Lane {
         next().map_err(own)?;
         let entered = next().map_err(own)?.rows();
         self.check_entered(leader, &entered, jobs).await?;
+        // All of them first: after one that failed nothing more can be asked.
+        let mut answers = Vec::with_capacity(groups.len());
+        for reply in replies {
+            answers.push(reply.map_err(|failure| stop_at(leader, failure, alone))?.rows());
+        }
         let mut entries = Vec::new();
-        for group in groups {
-            let answer = next().map_err(|failure| stop_at(leader, failure, alone))?.rows();
-            for (asked, found) in group.rows.iter().zip(group.found(&answer)) {
+        for (group, answer) in groups.iter().zip(&answers) {
+            for (asked, found) in group.rows.iter().zip(group.found(answer)) {
                 match found {
-                    Some(found) => entries.push(self.entry(jobs, group, asked, found)),
+                    Some(found) => entries.push(self.entry(jobs, group, asked, found)?),
                     None => return Err(self.not_found(leader, conn, jobs, asked, catalog).await),
                 }
             }
-        }
-        for reply in replies {
-            reply.map_err(|failure| stop_at(leader, failure, alone))?;
         }
         Ok(Collected {
             captured: false,
@@ -94,8 +109,20 @@ impl Lane {
         })
     }
 
-    fn entry(&self, jobs: &[Job], group: &Group, asked: &Asked, (key, image, fresh): Found) -> Entry {
-        Entry {
+    fn entry(
+        &self,
+        jobs: &[Job],
+        group: &Group,
+        asked: &Asked,
+        (key, image, fresh): Found,
+    ) -> Result<Entry, Stop> {
+        if let Some(length) = image.as_ref().map(String::len).filter(|n| *n > MAX_IMAGE_BYTES) {
+            return Err(match jobs {
+                [_] => Stop::Refused(too_long(&group.table, length)),
+                _ => Stop::Split,
+            });
+        }
+        Ok(Entry {
             lane: self.id,
             batch: self.batch,
             op: jobs[asked.job].op.uuid(),
@@ -108,7 +135,7 @@ impl Lane {
             key,
             old_key: None,
             image,
-        }
+        })
     }
 
     /// A row that a change names was not there.
