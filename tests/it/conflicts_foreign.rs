@@ -13,6 +13,9 @@ use crate::support::{Running, eventually, number, rows, side};
 /// The promise of case 57.
 const PROMISED: Duration = Duration::from_secs(2);
 
+/// For twenty thousand rows at once, on a crowded machine.
+const LARGE: Duration = Duration::from_secs(60);
+
 /// Waits until `question` is answered with `expected` on a side; how long it took.
 async fn seen(stack: &Running, name: &str, question: &str, expected: i64) -> Duration {
     let began = Instant::now();
@@ -238,5 +241,30 @@ async fn a_php_script_on_one_side_is_seen_on_the_other() {
     assert_eq!(number(&stack.dsn(side("b")), question).await, 2);
     let time = seen(&stack, "a", question, 2).await;
     println!("on a after {time:?}");
+    finish(stack, &[pool]).await;
+}
+
+/// Twenty thousand rows in one statement: the heartbeats stay quick, nobody is put out, and the pool writes meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_foreign_write_puts_nobody_out() {
+    let stack = installed().await;
+    let pool = pool(&stack, "web1").await;
+    let load = Writer::start(&pool, Duration::from_millis(20));
+    let many = "INSERT INTO items (id, name) SELECT g, 'by hand' FROM generate_series(1000001, 1020000) AS g";
+    sql(&stack, "b").await.batch_execute(many).await.unwrap();
+    let there = "SELECT count(*) FROM items WHERE name = 'by hand'";
+    let a = stack.dsn(side("a"));
+    eventually("all of them are on a", LARGE, || async {
+        number(&a, there).await == 20_000
+    })
+    .await;
+    // Some heartbeats more, with twenty thousand operations behind them.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (written, longest) = load.stop().await;
+    println!("{written} writes of the pool meanwhile, the longest {longest:?}");
+    for name in ["a", "b"] {
+        let epoch = number(&stack.dsn(side(name)), "SELECT n FROM kambana.epoch").await;
+        assert_eq!(epoch, 1, "nobody was put out");
+    }
     finish(stack, &[pool]).await;
 }
