@@ -109,13 +109,6 @@ pub(super) async fn check(inner: &Inner, side: SideId, client: &Client) -> Resul
     if cfg!(mutant = "trust_backup") {
         return Ok(());
     }
-    let row = client
-        .query_opt(
-            "-- lineage::check()\nSELECT mark FROM kambana.mark WHERE side = $1",
-            &[&side.to_string()],
-        )
-        .await?;
-    let mark: i64 = row.map_or(0, |row| row.get(0));
     let mut highest = inner.sides[side].mark();
     for by in inner.sides.ids().filter(|by| *by != side) {
         if inner.health(by).fault.is_some() {
@@ -152,6 +145,14 @@ pub(super) async fn check(inner: &Inner, side: SideId, client: &Client) -> Resul
             return Err(restored());
         }
     }
+    // Last: meanwhile the heartbeats of other instances move it on, and the others remember what it had answered to them.
+    let row = client
+        .query_opt(
+            "-- lineage::check()\nSELECT mark FROM kambana.mark WHERE side = $1",
+            &[&side.to_string()],
+        )
+        .await?;
+    let mark: i64 = row.map_or(0, |row| row.get(0));
     inner.sides[side].learn_mark(highest);
     if mark < highest {
         tracing::warn!(%side, mark, remembered = highest, "its mark went back");
