@@ -178,6 +178,8 @@ impl Lane {
             {
                 continue;
             }
+            // Given back first: the pool has one connection for each lane.
+            self.conns[side] = None;
             let opening = Conn::open(&self.inner.sides[side].lanes);
             match timeout(self.inner.config.probe_deadline, opening).await {
                 Ok(Ok(conn)) => self.conns[side] = Some(Arc::new(conn)),
