@@ -22,6 +22,9 @@ use damping::Damping;
 use decide::{Action, Seen, next, wants_sweep};
 use repair::{Ended, Repair, Repaired};
 
+/// A side that was left out because it did not take a write is not brought back before this is over.
+const REFUSAL_TRIAL: Duration = Duration::from_secs(2);
+
 /// The task looks again after this long even if nothing stirred.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -229,7 +232,25 @@ impl Membership {
         }
     }
 
+    /// How long a side that is out must have answered before it is brought back. What it missed at once may just fit where
+    /// the next write does not: one that was left out because it did not take a write has to take some more than that.
+    fn trial(&self, side: SideId, epoch: &Epoch) -> Duration {
+        let refused = self
+            .inner
+            .last_refusal(side)
+            .filter(|_| !epoch.members.contains(side));
+        self.damping
+            .trial(side)
+            .max(refused.map_or(Duration::ZERO, |_| REFUSAL_TRIAL))
+    }
+
     fn look(&mut self, epoch: &Epoch, now: std::time::Instant) -> PerSide<Seen> {
+        for (_, state) in self.inner.sides.iter() {
+            let health = state.health.borrow();
+            if health.epoch.is_some_and(|stored| stored.same_as(epoch)) {
+                self.inner.learn_why_out(epoch, &health.reason);
+            }
+        }
         let adopted = self.inner.view.borrow().adopted;
         let back = |side: &SideId| {
             let stored = self.inner.health(*side).epoch;
@@ -238,8 +259,12 @@ impl Membership {
         self.put_off = self.put_off.filter(|side| !back(side));
         let seen = self.inner.sides.map(|side, state| {
             let health = state.health.borrow();
-            let trial = self.damping.trial(side);
-            let well_for = health.well_since.map(|since| now.duration_since(since));
+            let trial = self.trial(side, epoch);
+            // A side may have answered all the time and yet have been left out.
+            let since = health
+                .well_since
+                .max(health.well_since.and(self.damping.left(side)));
+            let well_for = since.map(|since| now.duration_since(since));
             Seen {
                 well: health.is_well(),
                 epoch: health.epoch,
@@ -263,10 +288,12 @@ impl Membership {
         let on_trial: SideSet = seen.iter().filter(on_trial).map(|(side, _)| side).collect();
         let on_trial = on_trial.minus(epoch.members);
         for side in on_trial.minus(self.on_trial).iter() {
-            self.inner.event(format!(
-                "side {side} answers, but has come and gone lately: it must answer for {} s before it is brought back",
-                self.damping.trial(side).as_secs()
-            ));
+            let trial = self.trial(side, epoch).as_secs();
+            if trial > 0 {
+                self.inner.event(format!(
+                    "side {side} answers, but has come and gone lately: it must answer for {trial} s before it is brought back"
+                ));
+            }
         }
         self.on_trial = on_trial;
         seen

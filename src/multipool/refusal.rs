@@ -7,6 +7,8 @@
 //!
 //! Crash rule: nothing of this is stored; an instance that starts anew meets the refusal again.
 
+use std::sync::atomic::Ordering;
+
 use super::connection::Failure;
 use super::epoch::Epoch;
 use super::inner::{Inner, lock};
@@ -40,6 +42,8 @@ impl Inner {
             Failure::Rejected(rejection) => &rejection.message,
             _ => return,
         };
+        // The prober looks for what it is, and says it better.
+        self.sides[side].refit.store(true, Ordering::Release);
         let epoch = self.view().epoch;
         if !epoch.members.contains(side) {
             self.keep(side, 0, why);
@@ -51,10 +55,18 @@ impl Inner {
     /// What a new epoch means: its members take what is written, and who was left out was left out for a reason, perhaps
     /// met by another instance.
     pub fn learn_refusals(&self, epoch: &Epoch, reason: &str) {
-        for side in self.sides.ids() {
-            if epoch.members.contains(side) {
-                *lock(&self.sides[side].refusal) = None;
-            } else if let Some((_, why)) = reason.split_once(&format!("side {side} cannot be used: ")) {
+        for side in epoch.members.iter() {
+            *lock(&self.sides[side].refusal) = None;
+        }
+        self.learn_why_out(epoch, reason);
+    }
+
+    /// Why those who are out were left out, as the epoch's reason says.
+    pub fn learn_why_out(&self, epoch: &Epoch, reason: &str) {
+        for side in self.sides.ids().filter(|side| !epoch.members.contains(*side)) {
+            if let Some((_, why)) = reason.split_once(&format!("side {side} cannot be used: "))
+                && self.last_refusal(side).is_none()
+            {
                 // Others may have been left out with it, for reasons of their own.
                 self.keep(side, 0, why.split("; side ").next().unwrap_or(why));
             }

@@ -9,6 +9,9 @@ use crate::multipool::{PerSide, SideId, SideSet};
 /// A departure this long ago no longer counts.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(180);
 
+/// Two heartbeats.
+const WORD_SPREADS: Duration = Duration::from_millis(500);
+
 /// After the second departure within that time; then twice as long each time.
 const FIRST_TRIAL: Duration = Duration::from_secs(1);
 
@@ -40,10 +43,17 @@ impl Damping {
         }
     }
 
-    /// How long a side must have answered without a break before it is brought back. Once is no habit.
+    /// When a side left last, if that was lately.
+    pub fn left(&self, side: SideId) -> Option<Instant> {
+        self.departures[side].back().copied()
+    }
+
+    /// How long a side must have answered without a break before it is brought back. Once is no habit, and waits only until
+    /// every instance has heard why.
     pub fn trial(&self, side: SideId) -> Duration {
         match self.departures[side].len() {
-            0 | 1 => Duration::ZERO,
+            0 => Duration::ZERO,
+            1 => WORD_SPREADS,
             times => {
                 let doublings = u32::try_from(times - 2).unwrap_or(u32::MAX).min(10);
                 (FIRST_TRIAL * 2u32.pow(doublings)).min(LONGEST_TRIAL)
