@@ -88,8 +88,12 @@ async fn up_runs_three_databases_and_everybody_shows_them() {
     state("active").await;
     assert!(local(dir, "crash", "c").status.success());
     state("out").await;
-    let (_, page) = get(&format!("{}/cluster?lang=en", haproxy.url)).await;
-    assert!(page.contains("Database c is out"), "{page}");
+    // Either instance may be asked here, too.
+    eventually("the page says it", HEAL, || async {
+        let (_, page) = get(&format!("{}/cluster?lang=en", haproxy.url)).await;
+        page.contains("Database c is out")
+    })
+    .await;
     let (_, metrics) = get(&format!("{}/metrics", haproxy.url)).await;
     assert!(metrics.contains("side=\"c\""), "{metrics}");
     let (health, _) = get(&format!("{}/health/side/c", record.instances["web1"].url)).await;
