@@ -47,7 +47,7 @@ impl<'a> Entering<'a> {
             instance: &lane.inner.config.instance,
             ids,
             digests,
-            confirmed: lane.confirmed.iter().map(|(_, batch)| *batch).collect(),
+            confirmed: lane.confirmed_array(),
             applied: !jobs.iter().any(|job| matches!(job.work, Work::Tombstone)),
         }
     }
