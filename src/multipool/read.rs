@@ -20,12 +20,16 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::connection::{Conn, Failure, Repeat};
+use super::epoch::Epoch;
 use super::inner::{Inner, LEADER_PATIENCE};
 use super::{MultiPool, NotApplied, OpId, OpOutcome, ReadError, SideFault, SideId, SideSet, standstill};
 use crate::config::ReadFrom;
 
 /// Pause before a reader asks again for a connection slot that the server did not have.
 const SLOT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A reader without a side looks again after this, though nothing has changed: it may only have been in doubt.
+const READER_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection in use by the reads of one request.
 struct Lease {
@@ -132,12 +136,19 @@ impl MultiPool {
         let deadline = Instant::now() + LEADER_PATIENCE;
         let mut busy = 0;
         loop {
-            let Some(side) = self.reader() else {
-                let mut view = inner.view.subscribe();
-                // Subscribed before looked again: no change is missed.
-                if self.reader().is_none() && timeout_at(deadline, view.changed()).await.is_err() {
+            // Before the side: what is believed of it is no newer.
+            let believed = inner.view.borrow().epoch.n;
+            let Some(side) = self.reader_that_stays() else {
+                if Instant::now() >= deadline {
                     let refusal = inner.view().refusal.unwrap_or(NotApplied::NoSide);
                     return Err(ReadError::Unavailable(refusal));
+                }
+                // Those who go on know the next leader first.
+                inner.well().iter().for_each(|side| inner.doubt(side));
+                let mut view = inner.view.subscribe();
+                // Subscribed before looked again: no change is missed.
+                if self.reader_that_stays().is_none() {
+                    let _ = timeout_at(deadline.min(Instant::now() + READER_PAUSE), view.changed()).await;
                 }
                 continue;
             };
@@ -145,7 +156,7 @@ impl MultiPool {
             let failure = tokio::select! {
                 result = timeout_at(deadline, attempt) => match result {
                     // Asked after the read: nobody had moved on when it was answered.
-                    Ok(Ok(rows)) => match standstill::moved_on_without_us(inner, side).await {
+                    Ok(Ok(rows)) => match standstill::moved_on_without_us(inner, side, believed).await {
                         false => return Ok(rows),
                         true => Failure::Side(SideFault::Behind),
                     },
@@ -188,17 +199,29 @@ impl MultiPool {
         }
     }
 
-    /// The side that a read would ask now; `None` while no side may be read.
+    /// The side that a read asks now; `None` while no side may be read.
     pub fn reader(&self) -> Option<SideId> {
+        self.pick(|_, _| true)
+    }
+
+    /// For a moment nobody, while others may be going on without the side that would be asked.
+    fn reader_that_stays(&self) -> Option<SideId> {
+        self.pick(|side, epoch| !self.inner().assembly.leaves_out(side, epoch))
+    }
+
+    fn pick(&self, stays: impl Fn(SideId, &Epoch) -> bool) -> Option<SideId> {
         let inner = self.inner();
         let view = inner.view.borrow();
         let members = view.epoch.members;
         match inner.config.read_from {
             // While a leader is in doubt its epoch still stands; readers wait for the next one.
-            ReadFrom::Leader => members.leader().filter(|_| view.refusal.is_none()),
+            ReadFrom::Leader => members
+                .leader()
+                .filter(|side| view.refusal.is_none() && stays(*side, &view.epoch)),
             ReadFrom::Nearest => members
                 .and(inner.well())
                 .iter()
+                .filter(|side| stays(*side, &view.epoch))
                 .filter_map(|side| Some((side, inner.sides[side].health.borrow().heartbeat_ms?)))
                 .min_by(|(_, x), (_, y)| x.total_cmp(y))
                 .map(|(side, _)| side),

@@ -54,9 +54,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// Whether another side has moved on to a later epoch while this process stood still; asked after a read from `side`. The
-/// side that says so is asked for a heartbeat, so that this instance moves on too. One that does not answer says nothing.
-pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId) -> bool {
+/// Whether another side has moved on to a later epoch than `believed` while this process stood still; asked after a read from
+/// `side` that was begun in that belief: by now this instance may have moved on, too, and the answer is from before. The side
+/// that says so is asked for a heartbeat, so that this instance moves on. One that does not answer says nothing.
+pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId, believed: i64) -> bool {
     let Some(resumed) = inner
         .pulse
         .feel(Instant::now())
@@ -64,18 +65,18 @@ pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId) -> bool {
     else {
         return false;
     };
-    let epoch = inner.view().epoch;
     // Not only its members: a side that was out then may have returned, and gone on alone.
     for other in inner.sides.ids().filter(|other| *other != side) {
         let known = inner.health(other);
         let stored = match known.asked {
-            Some(asked) if asked > resumed => known.epoch,
+            // What a probe that failed has left behind is older.
+            Some(asked) if asked > resumed && known.is_well() => known.epoch,
             _ => {
                 let asked = timeout(inner.config.probe_deadline, ask(inner, other)).await;
                 asked.ok().and_then(Result::ok)
             }
         };
-        if stored.is_some_and(|stored| stored.n > epoch.n) {
+        if stored.is_some_and(|stored| stored.n > believed) {
             inner.doubt(other);
             return true;
         }

@@ -269,6 +269,9 @@ impl Cluster {
             ("ident_file", path(dir.join("pg_ident.conf"))),
             ("password_encryption", "scram-sha-256".into()),
             ("max_connections", "100".into()),
+            // What was slow, and who waited for whom, is what one looks for afterwards.
+            ("log_min_duration_statement", "500ms".into()),
+            ("log_lock_waits", "on".into()),
             ("shared_buffers", "32MB".into()),
             // Stated, because the pool promises to need neither.
             ("max_prepared_transactions", "0".into()),

@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::acceptor::{Answer, Ask, Memory, Seen};
 use super::remote::{self, Question, Reply};
+use crate::multipool::SideId;
 use crate::multipool::epoch::{self, Epoch};
-use crate::multipool::inner::Inner;
+use crate::multipool::inner::{Inner, lock};
 
 /// One witness can serve some pools; more than this is a mistake.
 const MAX_POOLS: usize = 32;
+
+/// A child that was decided is written, or given up, within this time; what was not is finished by anyone, too.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Keeps its memory in one small file a pool.
 pub(in crate::multipool) struct FileVoter {
@@ -23,6 +28,8 @@ pub(in crate::multipool) struct FileVoter {
     newcomer: Uuid,
     /// By lineage; the lock is held while writing, so answers are given one after the other.
     known: Mutex<BTreeMap<Uuid, Option<Stored>>>,
+    /// The last child it has accepted, and when.
+    accepted: Mutex<Option<(Epoch, Instant)>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +51,7 @@ impl FileVoter {
             name: name.to_owned(),
             newcomer: Uuid::new_v4(),
             known: Mutex::default(),
+            accepted: Mutex::default(),
         })
     }
 
@@ -72,7 +80,7 @@ impl FileVoter {
             answer,
         };
         // A panic in here leaves what was last written.
-        let mut pools = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = lock(&self.known);
         if !pools.contains_key(&question.lineage) {
             if pools.len() == MAX_POOLS {
                 let why = format!("it serves {MAX_POOLS} pools already");
@@ -114,7 +122,17 @@ impl FileVoter {
             }
             pools.insert(question.lineage, Some(now));
         }
+        if let (Ask::Accept(_, child), Answer::Accepted) = (&question.ask, &answer) {
+            *lock(&self.accepted) = Some((child.epoch, Instant::now()));
+        }
         reply(voter, answer)
+    }
+
+    /// Whether it has just accepted an epoch after `current` to which `side` does not belong.
+    pub fn leaves_out(&self, side: SideId, current: &Epoch) -> bool {
+        lock(&self.accepted).is_some_and(|(child, at)| {
+            child.n > current.n && !child.members.contains(side) && at.elapsed() < WRITTEN_WITHIN
+        })
     }
 }
 
@@ -251,6 +269,13 @@ mod tests {
             answer(&voter, Ask::Accept(ballot(2), child.clone())).answer,
             Answer::Accepted
         );
+        let (a, b) = (SideId::from_index(0).unwrap(), SideId::from_index(1).unwrap());
+        assert!(
+            voter.leaves_out(b, &epoch(1, 3)),
+            "who agreed to go on without it"
+        );
+        assert!(!voter.leaves_out(a, &epoch(1, 3)), "the one to go on with");
+        assert!(!voter.leaves_out(b, &epoch(2, 1)), "that epoch is known by now");
         let voter = open();
         assert_eq!(
             answer(&voter, Ask::Promise(ballot(1))).answer,

@@ -1,6 +1,8 @@
 //! Gathering votes: runs a [`Proposer`] against the real voters. All are asked at once, and nobody waits for the dead: an
 //! attempt ends with the first majority, or as soon as none is possible. No fence is held meanwhile.
 
+use std::collections::BTreeSet;
+use std::future::Future;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -128,7 +130,9 @@ async fn run(
             .map(|(seat, weight)| async move { (seat, weight, ask(inner, seat, current).await) })
             .collect();
         let mut next = None;
+        let mut silent: BTreeSet<Seat> = electorate.seats().map(|(seat, _)| seat).collect();
         while let Some((seat, weight, reply)) = asked.next().await {
+            silent.remove(&seat);
             let answer = match reply {
                 Ok(reply) => {
                     if let Answer::Outbid(other) = &reply.answer {
@@ -151,7 +155,12 @@ async fn run(
                     next = Some(ask);
                     break;
                 }
-                Progress::Decided(child) => return (Verdict::Decided(child), None),
+                Progress::Decided(child) => {
+                    if !parent.members.is_subset(child.epoch.members) {
+                        hear_readers(&mut asked, silent).await;
+                    }
+                    return (Verdict::Decided(child), None);
+                }
                 Progress::Newer(epoch) => return (Verdict::Newer(epoch), None),
                 // The rest is heard only to say what is missing; another candidate is reason enough.
                 Progress::Failed if outbid.is_none() => {}
@@ -172,6 +181,19 @@ async fn run(
                 return (Verdict::Missing(missing), outbid);
             }
         }
+    }
+}
+
+/// An instance that has accepted no longer reads from a side that is left out: before anything is acknowledged without that
+/// side, every instance that answers shall have.
+async fn hear_readers<F, T>(asked: &mut FuturesUnordered<F>, mut silent: BTreeSet<Seat>)
+where
+    F: Future<Output = (Seat, u32, T)>,
+{
+    while silent.iter().any(|seat| matches!(seat, Seat::Instance(_)))
+        && let Some((seat, ..)) = asked.next().await
+    {
+        silent.remove(&seat);
     }
 }
 

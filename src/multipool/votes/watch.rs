@@ -17,6 +17,7 @@ use super::proposer::{Electorate, Seat};
 use super::remote::{Peers, Question, RemoteVoter, Seats};
 use super::{begin, gather};
 use crate::config::PoolConfig;
+use crate::multipool::SideId;
 use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::inner::{Inner, lock};
@@ -139,6 +140,12 @@ impl Assembly {
 
     pub(super) fn own(&self) -> Arc<FileVoter> {
         Arc::clone(&self.own)
+    }
+
+    /// Whether this instance has agreed to go on without a side that is still a member. Others may have acknowledged
+    /// writes without it by now, and its open connections may go on to answer.
+    pub fn leaves_out(&self, side: SideId, current: &Epoch) -> bool {
+        !cfg!(mutant = "read_on") && self.own.leaves_out(side, current)
     }
 
     /// Whether this instance is the only voter.
