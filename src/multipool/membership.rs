@@ -59,7 +59,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         if let Some(ended) = task.repair.take_if(|r| r.handle.is_finished()) {
             let (what, side) = (ended.what, ended.side);
             match ended.handle.await {
-                Ok(ended) => task.note_repair(&what, side, ended),
+                Ok(result) => task.note_repair(&what, side, ended.epoch, result),
                 Err(error) => inner.event(format!("{what} ended in a panic: {error}")),
             }
             inner.view.send_modify(|view| view.catching_up = None);
@@ -123,8 +123,9 @@ struct Membership {
     repair: Option<Repair>,
     /// No repair before this.
     not_before: Instant,
-    /// The side that could not be brought back or aligned, for a reason that may last.
-    put_off: Option<SideId>,
+    /// The side that could not be brought back or aligned in this epoch, for a reason that may last. What failed in an
+    /// earlier epoch says nothing about one whose return another has just finished.
+    put_off: Option<(SideId, i64)>,
     /// Bringing leftovers of the members together does not wait for a side that is caught up, which may take long.
     sweep: Option<Repair>,
     /// No sweep before this.
@@ -256,7 +257,7 @@ impl Membership {
             let stored = self.inner.health(*side).epoch;
             epoch.members.contains(*side) && stored.is_some_and(|stored| stored.n == epoch.n)
         };
-        self.put_off = self.put_off.filter(|side| !back(side));
+        self.put_off = self.put_off.filter(|(side, n)| *n == epoch.n && !back(side));
         let seen = self.inner.sides.map(|side, state| {
             let health = state.health.borrow();
             let trial = self.trial(side, epoch);
@@ -273,7 +274,7 @@ impl Membership {
                 others_reach: health.others_reach,
                 silent: health.doubted.filter(|_| ours_alone(health.fault.as_ref())),
                 on_trial: well_for.is_none_or(|well_for| well_for < trial),
-                put_off: self.put_off == Some(side),
+                put_off: self.put_off.is_some_and(|(put_off, _)| put_off == side),
                 stale: health
                     .asked
                     .is_none_or(|asked| adopted.is_some_and(|at| asked < at)),
@@ -299,9 +300,9 @@ impl Membership {
         seen
     }
 
-    fn note_repair(&mut self, what: &str, side: Option<SideId>, ended: Ended) {
+    fn note_repair(&mut self, what: &str, side: Option<SideId>, epoch: i64, ended: Ended) {
         if !matches!(ended, Err((_, Failure::Repeat(_)))) {
-            self.put_off = side;
+            self.put_off = side.map(|side| (side, epoch));
         }
         let (pause, text) = match ended {
             Ok(Repaired::Done) => {

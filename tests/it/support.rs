@@ -71,15 +71,32 @@ pub async fn pair() -> Running {
 
 /// Starts what `choose` makes of a pair.
 pub async fn start(choose: impl FnOnce(StackOptions) -> StackOptions) -> Running {
-    try_start(choose).await.unwrap_or_else(|e| panic!("{e}"))
+    let stack = try_start(choose).await.unwrap_or_else(|e| panic!("{e}"));
+    all_vote(&stack).await;
+    stack
 }
 
-/// As [`start`], for what is expected to fail.
+/// As [`start`], for what is expected to fail, or not to vote yet.
 pub async fn try_start(choose: impl FnOnce(StackOptions) -> StackOptions) -> Result<Running, LocalError> {
     let dir = TestDir::new();
     let options = choose(StackOptions::pair(dir.path(), &template_cache()));
     let stack = Stack::start(options).await?;
     Ok(Running { stack, _dir: dir })
+}
+
+/// What is broken next may need the vote of every one that is left.
+async fn all_vote(stack: &Stack) {
+    for instance in stack.record().instances.values() {
+        let url = format!("{}/api/status", instance.url);
+        eventually("every voter votes", Duration::from_secs(30), || async {
+            let Ok(answer) = reqwest::get(&url).await else {
+                return false;
+            };
+            let status: serde_json::Value = answer.json().await.unwrap_or_default();
+            status["votes"]["total"].is_u64() && status["votes"]["present"] == status["votes"]["total"]
+        })
+        .await;
+    }
 }
 
 pub fn side(name: &str) -> SideId {

@@ -29,6 +29,8 @@ pub(super) struct Repair {
     pub what: String,
     /// The side that is brought back or aligned.
     pub side: Option<SideId>,
+    /// In which epoch it was begun.
+    pub epoch: i64,
 }
 
 /// What a repair does.
@@ -93,6 +95,7 @@ pub(super) fn start(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair
             Work::CatchUp { side, .. } | Work::Align { side, .. } => Some(side),
             Work::Rebuild { .. } | Work::Sweep => None,
         },
+        epoch: epoch.n,
     }
 }
 

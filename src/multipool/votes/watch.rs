@@ -26,6 +26,10 @@ use crate::multipool::status::rfc3339;
 /// Pause between two rounds of looking at every voter: the status must be true within two seconds.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The same while this instance does not vote yet; only so often, for it may have to wait for a side for long.
+const BEGIN_INTERVAL: Duration = Duration::from_millis(50);
+const BEGIN_ROUNDS: u32 = 100;
+
 /// A candidate that lives finishes its change within this time; after it anyone does.
 const UNFINISHED_AFTER: Duration = Duration::from_millis(1500);
 
@@ -146,6 +150,14 @@ impl Assembly {
     /// writes without it by now, and its open connections may go on to answer.
     pub fn leaves_out(&self, side: SideId, current: &Epoch) -> bool {
         !cfg!(mutant = "read_on") && self.own.leaves_out(side, current)
+    }
+
+    /// Whether this instance has been seen to vote.
+    fn has_begun(&self) -> bool {
+        let reports = lock(&self.reports);
+        let own = reports.get(&Seat::Instance(0));
+        own.and_then(|report| report.said.as_ref().ok())
+            .is_some_and(|seen| seen.from.is_some())
     }
 
     /// Whether this instance is the only voter.
@@ -294,10 +306,16 @@ impl Assembly {
 /// The named background task `votes`: looks at every voter until the pool closes, and lets newcomers begin.
 pub(in crate::multipool) async fn run(inner: Arc<Inner>) {
     let mut said = String::new();
+    let mut rounds: u32 = 0;
     loop {
         round(&inner, &mut said).await;
+        rounds = rounds.saturating_add(1);
+        let pause = match rounds > BEGIN_ROUNDS || inner.assembly.has_begun() {
+            true => LOOK_INTERVAL,
+            false => BEGIN_INTERVAL,
+        };
         tokio::select! {
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep(pause) => {}
             () = inner.closed() => return,
         }
     }

@@ -69,24 +69,11 @@ impl Scene {
     pub async fn with(more: impl FnOnce(StackOptions) -> StackOptions) -> Scene {
         let stack =
             start(|options| more(with_failpoints(options.with_instances(&program()).with_links()))).await;
-        let scene = Scene(Arc::new(Inner {
+        Scene(Arc::new(Inner {
             stack,
             http: http(),
             told: Mutex::default(),
-        }));
-        // What is broken next may need the vote of every one that is left.
-        for index in [0, 1] {
-            let url = format!("{}/api/status", scene.instance_url(index));
-            eventually("every voter votes", HEAL, || async {
-                let Ok(answer) = scene.0.http.get(&url).send().await else {
-                    return false;
-                };
-                let status: Value = answer.json().await.unwrap_or_default();
-                status["votes"]["total"].is_u64() && status["votes"]["present"] == status["votes"]["total"]
-            })
-            .await;
-        }
-        scene
+        }))
     }
 
     pub fn wire(&self, web: usize, name: &str) -> &Link {

@@ -142,14 +142,15 @@ async fn an_instance_that_is_its_own_peer_counts_once() {
     stack.stop().await.unwrap();
     drop(stack);
     let me = format!("http://127.0.0.1:{port}");
-    let stack = crate::support::start(|mut options| {
+    let stack = crate::support::try_start(|mut options| {
         options = options
             .with_instances(&crate::support::program())
             .with_instance_setting(0, "PEERS", &me);
         options.web[0] = kambana::local::PortChoice::Exactly(port.parse().unwrap());
         options
     })
-    .await;
+    .await
+    .unwrap();
     eventually("it is noticed", super::PATIENCE, || async {
         let status = super::status(&stack.instance_url(0)).await;
         status["votes"]["warnings"]

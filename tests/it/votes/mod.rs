@@ -12,7 +12,7 @@ use kambana::local::{Stack, StackOptions};
 use serde_json::{Value, json};
 
 use crate::load::http;
-use crate::support::{Running, connect, eventually, program, side, start};
+use crate::support::{Running, connect, eventually, program, side, try_start};
 use wire::Wire;
 
 /// For what must come about on a crowded machine; budgets are for other tests.
@@ -32,7 +32,8 @@ impl Net {
     /// Everything runs, and every voter votes.
     async fn start(choose: impl FnOnce(StackOptions) -> StackOptions) -> Net {
         let peers = [Wire::open().await, Wire::open().await];
-        let stack = start(|options| {
+        // Nobody can vote before the wires lead somewhere.
+        let stack = try_start(|options| {
             let options = options
                 .with_instances(&program())
                 .with_links()
@@ -41,7 +42,8 @@ impl Net {
                 .with_instance_setting(1, "PEERS", &peers[1].url());
             choose(options)
         })
-        .await;
+        .await
+        .unwrap();
         let net = Net { stack, peers };
         net.aim();
         net
