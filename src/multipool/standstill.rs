@@ -4,6 +4,7 @@
 //!
 //! Nothing here is stored: a new process knows nothing to begin with.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,18 +22,25 @@ const STANDSTILL: Duration = Duration::from_millis(400);
 
 /// When this process was last seen to run, and when it went on after its latest standstill.
 #[derive(Debug)]
-pub(super) struct Pulse(Mutex<(Instant, Option<Instant>)>);
+pub(super) struct Pulse {
+    felt: Mutex<(Instant, Option<Instant>)>,
+    /// When a reader began to ask a side that did not answer: the next one need not wait for it again.
+    unanswered: Mutex<BTreeMap<SideId, Instant>>,
+}
 
 impl Default for Pulse {
     fn default() -> Pulse {
-        Pulse(Mutex::new((Instant::now(), None)))
+        Pulse {
+            felt: Mutex::new((Instant::now(), None)),
+            unanswered: Mutex::default(),
+        }
     }
 }
 
 impl Pulse {
     /// It runs now. When it went on after its latest standstill, if it ever stood still.
     fn feel(&self, now: Instant) -> Option<Instant> {
-        let mut pulse = lock(&self.0);
+        let mut pulse = lock(&self.felt);
         let (before, resumed) = *pulse;
         let resumed = match now.saturating_duration_since(before) > STANDSTILL {
             true => Some(now),
@@ -40,6 +48,13 @@ impl Pulse {
         };
         *pulse = (now.max(before), resumed);
         resumed
+    }
+
+    /// Whether a side was asked since then and did not answer.
+    fn is_silent(&self, side: SideId, resumed: Instant) -> bool {
+        lock(&self.unanswered)
+            .get(&side)
+            .is_some_and(|asked| *asked > resumed)
     }
 }
 
@@ -71,9 +86,15 @@ pub(super) async fn moved_on_without_us(inner: &Inner, side: SideId, believed: i
         let stored = match known.asked {
             // What a probe that failed has left behind is older.
             Some(asked) if asked > resumed && known.is_well() => known.epoch,
+            _ if inner.pulse.is_silent(other, resumed) => None,
             _ => {
+                let began = Instant::now();
                 let asked = timeout(inner.config.probe_deadline, ask(inner, other)).await;
-                asked.ok().and_then(Result::ok)
+                let stored = asked.ok().and_then(Result::ok);
+                if stored.is_none() {
+                    lock(&inner.pulse.unanswered).insert(other, began);
+                }
+                stored
             }
         };
         if stored.is_some_and(|stored| stored.n > believed) {
@@ -98,7 +119,7 @@ mod tests {
     #[test]
     fn a_late_pulse_is_a_standstill() {
         let pulse = Pulse::default();
-        let begun = lock(&pulse.0).0;
+        let begun = lock(&pulse.felt).0;
         let at = |ms| begun + Duration::from_millis(ms);
         assert_eq!(pulse.feel(at(100)), None);
         assert_eq!(pulse.feel(at(500)), None);
