@@ -149,7 +149,7 @@ impl Assembly {
     /// Whether this instance has agreed to go on without a side that is still a member. Others may have acknowledged
     /// writes without it by now, and its open connections may go on to answer.
     pub fn leaves_out(&self, side: SideId, current: &Epoch) -> bool {
-        !cfg!(mutant = "read_on") && self.own.leaves_out(side, current)
+        self.own.leaves_out(side, current)
     }
 
     /// Whether this instance has been seen to vote.
