@@ -99,5 +99,12 @@ async fn a_side_that_is_out_gets_everything_after_others_have_come_and_gone() {
         ],
     )
     .await;
+    // Brought, not copied anew: whoever is said to have what it has not is taken for one that was restored.
+    let mut events = String::new();
+    for web in 0..2 {
+        events += &scene.status(web).await["events"].to_string();
+    }
+    assert!(events.contains("is up to date"), "{events}");
+    assert!(!events.contains("was rebuilt from"), "{events}");
     scene.finish().await;
 }

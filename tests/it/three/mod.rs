@@ -9,6 +9,8 @@ mod surface;
 use std::time::Duration;
 
 use kambana::local::Action;
+use serde_json::json;
+use uuid::Uuid;
 
 use crate::faults::scene::{CROWDED, HEAL, Scene};
 use crate::load::{Load, check};
@@ -78,6 +80,12 @@ async fn under_load(scene: &Scene, steps: &[Step]) {
         }
         active(scene, &living).await;
         load.more(30).await;
+        // A row that nothing writes again: whoever is out now must be brought this very write (`Scene::judge`).
+        let server = json!({ "name": format!("{step:?}"), "host": "one", "port": 1 });
+        let told = scene
+            .send(0, Uuid::now_v7(), "POST", "/api/servers", Some(server))
+            .await;
+        assert!(told.applied(), "{told:?}");
     }
     let history = load.stop().await;
     whole(scene, HEAL).await;
