@@ -28,7 +28,7 @@ use crate::config::ReadFrom;
 /// Pause before a reader asks again for a connection slot that the server did not have.
 const SLOT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A reader without a side looks again after this, though nothing has changed: it may only have been in doubt.
+/// A reader whose side was voted out looks again after this, though nothing has changed: a vote may come to nothing.
 const READER_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection in use by the reads of one request.
@@ -143,13 +143,18 @@ impl MultiPool {
                     let refusal = inner.view().refusal.unwrap_or(NotApplied::NoSide);
                     return Err(ReadError::Unavailable(refusal));
                 }
-                // Those who go on know the next leader first.
-                inner.well().iter().for_each(|side| inner.doubt(side));
                 let mut view = inner.view.subscribe();
                 // Subscribed before looked again: no change is missed.
-                if self.reader_that_stays().is_none() {
-                    let _ = timeout_at(deadline.min(Instant::now() + READER_PAUSE), view.changed()).await;
-                }
+                let until = match (self.reader_that_stays(), self.reader()) {
+                    (Some(_), _) => continue,
+                    (None, None) => deadline,
+                    // Only our vote is against it. Those who go on know the next leader first.
+                    (None, Some(_)) => {
+                        inner.well().iter().for_each(|side| inner.doubt(side));
+                        deadline.min(Instant::now() + READER_PAUSE)
+                    }
+                };
+                let _ = timeout_at(until, view.changed()).await;
                 continue;
             };
             let attempt = async { lease(inner, side).await?.ask(sql, params).await };

@@ -161,8 +161,7 @@ async fn a_hundred_random_foreign_writes_on_both_sides_at_once_under_load() {
     assert_eq!((on_a, on_b), (all.clone(), all));
     let (written, longest) = load.stop().await;
     println!("{written} writes of the pool meanwhile, the longest {longest:?}");
-    // Each of some seconds brings the two together several times, and the pool writes in between.
-    assert!(written > 5, "the pool wrote meanwhile: {written}");
+    assert!(written > 20, "the pool wrote meanwhile: {written}");
     assert!(longest < PROMISED, "no write waited long: {longest:?}");
     assert_eq!(
         pool.conflicts().await.unwrap(),

@@ -85,7 +85,7 @@ pub async fn try_start(choose: impl FnOnce(StackOptions) -> StackOptions) -> Res
 }
 
 /// What is broken next may need the vote of every one that is left.
-async fn all_vote(stack: &Stack) {
+pub async fn all_vote(stack: &Stack) {
     for instance in stack.record().instances.values() {
         let url = format!("{}/api/status", instance.url);
         eventually("every voter votes", Duration::from_secs(30), || async {

@@ -42,9 +42,12 @@ impl Cluster {
     /// Owner role and database, where they are missing; the password as it is now.
     pub(super) async fn provision(&self, superuser: &Client) -> Result<(), LocalError> {
         let work = async {
-            // A failed statement would be logged with the password in it.
+            // A failed statement would be logged with the password in it, and a slow one.
             superuser
-                .batch_execute("-- cluster::provision()\nSET log_min_error_statement = panic")
+                .batch_execute(
+                    "-- cluster::provision()\nSET log_min_error_statement = panic; \
+                     SET log_min_duration_statement = -1",
+                )
                 .await?;
             let exists = "-- cluster::provision()\n\
                  SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1),\n\

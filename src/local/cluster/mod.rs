@@ -272,6 +272,8 @@ impl Cluster {
             // What was slow, and who waited for whom, is what one looks for afterwards.
             ("log_min_duration_statement", "500ms".into()),
             ("log_lock_waits", "on".into()),
+            // Not the values: they are what people have stored, sessions among them.
+            ("log_parameter_max_length", "0".into()),
             ("shared_buffers", "32MB".into()),
             // Stated, because the pool promises to need neither.
             ("max_prepared_transactions", "0".into()),

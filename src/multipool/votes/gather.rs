@@ -131,6 +131,7 @@ async fn run(
             .collect();
         let mut next = None;
         let mut silent: BTreeSet<Seat> = electorate.seats().map(|(seat, _)| seat).collect();
+        silent.retain(|seat| matches!(seat, Seat::Instance(_)));
         while let Some((seat, weight, reply)) = asked.next().await {
             silent.remove(&seat);
             let answer = match reply {
@@ -185,12 +186,12 @@ async fn run(
 }
 
 /// An instance that has accepted no longer reads from a side that is left out: before anything is acknowledged without that
-/// side, every instance that answers shall have.
+/// side, every instance that answers in time has been heard.
 async fn hear_readers<F, T>(asked: &mut FuturesUnordered<F>, mut silent: BTreeSet<Seat>)
 where
     F: Future<Output = (Seat, u32, T)>,
 {
-    while silent.iter().any(|seat| matches!(seat, Seat::Instance(_)))
+    while !silent.is_empty()
         && let Some((seat, ..)) = asked.next().await
     {
         silent.remove(&seat);

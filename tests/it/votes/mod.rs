@@ -12,7 +12,7 @@ use kambana::local::{Stack, StackOptions};
 use serde_json::{Value, json};
 
 use crate::load::http;
-use crate::support::{Running, connect, eventually, program, side, try_start};
+use crate::support::{Running, all_vote, connect, eventually, program, side, try_start};
 use wire::Wire;
 
 /// For what must come about on a crowded machine; budgets are for other tests.
@@ -56,12 +56,7 @@ impl Net {
     }
 
     async fn all_vote(&self) {
-        for index in [0, 1] {
-            self.until(index, "every voter votes", |s| {
-                s["votes"]["present"] == s["votes"]["total"]
-            })
-            .await;
-        }
+        all_vote(&self.stack).await;
     }
 
     async fn status(&self, index: usize) -> Value {
