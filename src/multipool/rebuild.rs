@@ -61,8 +61,9 @@ pub(super) struct Order {
 /// How a rebuild ended.
 #[derive(Debug)]
 pub(super) enum Rebuilt {
-    /// Everything is copied; the side can be caught up. So many rows.
-    Copied(u64),
+    /// Everything is copied; the side can be caught up. `loss`: what was wrong when it was begun, perhaps by another
+    /// repairer that did not finish.
+    Copied { rows: u64, loss: Loss },
     /// Another instance is doing it.
     ByAnother,
     /// It may not be done, or not yet: the reason for a person.
@@ -126,10 +127,10 @@ pub(super) async fn rebuild(
         tracing::debug!(side = %lead, why = words(&failure), "the lease of a rebuild ends by itself");
     }
     match done {
-        Ok(rows) => {
+        Ok((rows, loss)) => {
             // What was seen of it before must not start another one.
             inner.look_anew(other).await;
-            Ok(Rebuilt::Copied(rows))
+            Ok(Rebuilt::Copied { rows, loss })
         }
         Err(Stop::Refused { why, asks }) => {
             note_refusal(inner, other, token, &why, asks).await;
@@ -146,7 +147,7 @@ async fn run(
     other: SideId,
     token: Uuid,
     order: Order,
-) -> Result<u64, Stop> {
+) -> Result<(u64, Loss), Stop> {
     let target = open(inner, other, other).await?;
     end_earlier(&target, other).await?;
     let work = Work {
@@ -172,7 +173,7 @@ async fn run(
     // From here on it is caught up; nobody waits for the rest.
     inner.doubt(other);
     settle::analyze(&work, &catalog).await;
-    Ok(rows)
+    Ok((rows, plan.loss))
 }
 
 /// The name of a repairer's sessions, by which the next one finds those of a dead one.

@@ -139,7 +139,7 @@ async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Ended {
             tracing::info!(%side, %from, %loss, "a side is rebuilt");
             let order = Order { loss, consent: false };
             match rebuild::rebuild(inner, &epoch, from, side, order).await? {
-                Rebuilt::Copied(rows) => inner.event(format!(
+                Rebuilt::Copied { rows, loss } => inner.event(format!(
                     "side {side} was rebuilt from side {from}: {rows} rows copied ({loss})"
                 )),
                 Rebuilt::ByAnother => tracing::debug!(%side, "another instance is rebuilding it"),

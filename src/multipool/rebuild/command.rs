@@ -151,7 +151,7 @@ async fn attempt(
                     consent: replace,
                 };
                 match copy_shown(inner, &epoch, lead, side, order, tell).await {
-                    Ok(Rebuilt::Copied(_)) => {
+                    Ok(Rebuilt::Copied { .. }) => {
                         copied = Some(Instant::now());
                         // What was agreed to has happened.
                         replace = false;

@@ -81,6 +81,10 @@ async fn case_47_twenty_random_kills_during_rebuilds() {
     let history = load.stop().await;
     healed(&stack, LIMIT).await;
     check(&stack, &history).await;
+    // Whoever finishes what another has begun says why it was begun.
+    let events = all_events(&stack).await;
+    println!("{events}");
+    assert!(!events.contains("rows copied (an earlier rebuild"), "{events}");
     assert_eq!(
         number(&stack.dsn(side("b")), "SELECT count(*) FROM kambana.rebuild").await,
         0
