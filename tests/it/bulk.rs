@@ -23,7 +23,7 @@ fn peak_kb(pid: i32) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
+#[ignore = "long: scripts/torture"]
 async fn torture_a_million_rows_need_little_memory_however_they_come() {
     let stack = start(|options| {
         // A longer absence than the journal keeps by default.

@@ -6,12 +6,11 @@ use kambana::multipool::{Change, Fields, MultiPool, OpId, compare};
 
 use crate::doors::{CROWDED, config, finish, insert, installed, pool, sql};
 use crate::load::Dice;
-use crate::support::{Running, eventually, healed, program, side};
+use crate::support::{Running, eventually, healed, program, setting, side};
 
 /// How long it is looked for false alarms.
 fn patience() -> Duration {
-    let seconds = std::env::var("COMPARE_SECONDS").ok().and_then(|s| s.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(60))
+    Duration::from_secs(setting("KAMBANA_COMPARE_S", 15))
 }
 
 /// Edits rows by hand on one side until told to stop: how many edits.

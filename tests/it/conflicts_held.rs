@@ -97,6 +97,7 @@ async fn a_row_that_the_other_side_refuses_is_held_alone() {
 
 /// psql forgets its transaction for half a minute.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn a_row_that_is_locked_for_thirty_seconds_is_held_alone() {
     let stack = installed().await;
     let pool = pool(&stack, "web1").await;

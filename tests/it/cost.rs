@@ -275,7 +275,7 @@ async fn a_search_without_end_is_ended_and_explained() {
     let client = connect(&stack.dsn(side("a"))).await.unwrap();
     client
         .batch_execute(
-            "CREATE POLICY slow ON items USING ((SELECT true FROM pg_sleep(60)));
+            "CREATE POLICY slow ON items USING ((SELECT true FROM pg_sleep(20)));
              ALTER TABLE items ENABLE ROW LEVEL SECURITY;
              ALTER TABLE items FORCE ROW LEVEL SECURITY",
         )

@@ -166,6 +166,7 @@ async fn case_49_a_wiped_follower_is_rebuilt_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_49_a_wiped_leader_is_rebuilt_under_load() {
     wiped_under_load("a").await;
 }
@@ -277,6 +278,7 @@ async fn case_49_an_emptied_database_is_rebuilt_and_reads_go_on() {
 
 /// An ordinary crash takes no mark and no batch back.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn an_ordinary_crash_is_no_restore() {
     let stack = full().await;
     let load = Load::start(vec![stack.url()], 8, 40, false);

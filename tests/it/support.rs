@@ -17,6 +17,16 @@ pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_kambana"))
 }
 
+/// How often or how long: as given in the environment (for long runs), or the short default.
+pub fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}=`{text}` is no number")),
+        Err(_) => default,
+    }
+}
+
 /// A directory that is deleted when the test passes. When it fails, it is kept, and the test says how to look inside.
 pub struct TestDir(Option<tempfile::TempDir>);
 

@@ -10,11 +10,12 @@ use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
 use super::points::{Points, with_failpoints};
-use super::stage::{applied, insert, run, setting, superuser, waiting_for_lock};
+use super::stage::{applied, insert, run, superuser, waiting_for_lock};
 use crate::browser::{Browser, Form};
 use crate::load::{Dice, Load, check, http};
 use crate::support::{
-    Running, assert_identical, connect, eventually, full, healed, instances, number, program, side, start,
+    Running, assert_identical, connect, eventually, full, healed, instances, number, program, setting, side,
+    start,
 };
 
 const SOON: Duration = Duration::from_secs(10);

@@ -64,7 +64,7 @@ async fn case_12_the_leader_dies_idle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a minute"]
+#[ignore = "long: scripts/torture"]
 async fn torture_case_12_the_leader_is_away_for_a_minute() {
     case_12(Duration::from_secs(60)).await;
 }
@@ -289,6 +289,7 @@ async fn case_18_a_commit_is_in_flight_while_it_is_asked_for() {
 
 /// Both COMMITs were sent, both links are cut: unknown to the client, known to everybody else, final when a link returns.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_19_both_links_are_cut_after_both_commits_were_sent() {
     let scene = Scene::with(|options| options.with_setting("OP_DEADLINE_MS", "3000")).await;
     let (a, b) = (scene.wire(0, "a"), scene.wire(0, "b"));
@@ -419,6 +420,7 @@ async fn case_22_one_backend_dies() {
 
 /// Both die, and return in every order. Who was out when the last write was made never serves alone.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn cases_23_and_24_both_die_and_return_in_four_orders() {
     let scene = Scene::set().await;
     let row = scene.make(0, "first").await;

@@ -150,6 +150,7 @@ async fn case_52_a_full_disk_under_the_tables_of_one_side() {
 
 /// Without room for its write-ahead log a server dies, and stays dead until there is room.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_52_a_full_disk_under_the_log_of_one_side() {
     let (stack, urls) = instances().await;
     let load = Load::start(urls.to_vec(), 4, 20, false);
@@ -288,6 +289,7 @@ async fn case_53_an_administrator_takes_something_away_on_one_side() {
 
 /// No slot for another connection is no reason to give up a side whose open connections work.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_53_no_free_connection_slot_for_a_while_ejects_nobody() {
     let (stack, urls) = instances().await;
     let load = Load::start(urls.to_vec(), 16, 40, false);

@@ -78,7 +78,7 @@ async fn cases_25_to_27_the_leader_freezes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "four minutes"]
+#[ignore = "long: scripts/torture"]
 async fn torture_cases_25_to_27_the_leader_freezes_for_a_minute() {
     leader_freezes(Duration::from_secs(60)).await;
 }
@@ -141,12 +141,13 @@ async fn disk_stalls(name: &str, stall: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_29_the_disk_of_a_side_stalls() {
     disk_stalls("b", Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "half a minute"]
+#[ignore = "long: scripts/torture"]
 async fn torture_case_29_the_disk_of_the_leader_stalls_for_ten_seconds() {
     disk_stalls("a", Duration::from_secs(10)).await;
 }

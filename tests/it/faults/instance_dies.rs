@@ -357,6 +357,7 @@ async fn repairer_dies_at(scene: &Scene, point: Point, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn the_repairer_is_killed_while_it_ejects() {
     let scene = Scene::set().await;
     // Before the epoch is written, the dead instance and side a together would be half of the votes: b dies then.
@@ -367,6 +368,7 @@ async fn the_repairer_is_killed_while_it_ejects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn the_repairer_is_killed_in_the_last_merge() {
     let scene = Scene::set().await;
     for (point, name) in [(Point::MergeBefore, "a"), (Point::MergeBetween, "b")] {
@@ -441,7 +443,7 @@ async fn what_a_pass_has_overwritten_gives_way_although_its_rival_is_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "five minutes: the lease of a dead repairer lasts ten seconds"]
+#[ignore = "long: scripts/torture"]
 async fn torture_the_repairer_is_killed_at_every_place_of_a_catch_up() {
     let scene = Scene::set().await;
     for (n, point) in REPAIR[6..].iter().enumerate() {
@@ -453,7 +455,7 @@ async fn torture_the_repairer_is_killed_at_every_place_of_a_catch_up() {
 
 /// Case 11, trimming: takes a minute for a lane to be closed. Who dies in the middle loses no key's outcome.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "three minutes: a lane is closed a minute after its last write"]
+#[ignore = "long: scripts/torture"]
 async fn torture_case_11_killed_while_trimming() {
     let scene = Scene::set().await;
     let row = scene.make(1, "first").await;

@@ -9,9 +9,9 @@ use kambana::local::{Action, Target};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::stage::{applied, epoch, insert, setting};
+use super::stage::{applied, epoch, insert};
 use crate::load::http;
-use crate::support::{assert_identical, healed, number, program, side, start, whole};
+use crate::support::{assert_identical, healed, number, program, setting, side, start, whole};
 
 const QUEUE: u64 = 32;
 /// Ten times what the lanes and the queue hold.

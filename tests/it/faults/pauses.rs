@@ -10,11 +10,11 @@ use kambana::multipool::failpoint::Point;
 use uuid::Uuid;
 
 use super::points::{Points, with_failpoints};
-use super::stage::{active, applied, insert, run, setting, skipped};
+use super::stage::{active, applied, insert, run, skipped};
 use crate::load::{Load, check, http};
 use crate::support::{
-    Running, assert_identical, connect, eventually, full, healed, instances, number, program, rows, side,
-    start, whole,
+    Running, assert_identical, connect, eventually, full, healed, instances, number, program, rows, setting,
+    side, start, whole,
 };
 
 const RETURN: Duration = Duration::from_secs(60);
@@ -171,6 +171,7 @@ async fn case_44_a_repairer_that_stood_still_is_replaced_and_does_no_harm() {
 
 /// The worst moment: every writer waits for the fences that the repairer holds.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_44_a_repairer_that_stands_still_with_both_fences_stops_nobody_for_long() {
     let stack = start(|options| with_failpoints(options.with_instances(&program()))).await;
     let urls = [stack.instance_url(0), stack.instance_url(1)];
@@ -221,6 +222,7 @@ async fn case_44_a_repairer_that_stands_still_with_both_fences_stops_nobody_for_
 
 /// The lease is only politeness: with it taken away again and again, both instances repair at the same time.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_45_two_repairers_at_once_do_no_harm() {
     let (stack, urls) = instances().await;
     b_missed_much(&stack).await;
@@ -333,6 +335,7 @@ fn set_clock(dir: &Path, offset: &str) {
 /// Order comes from epochs and from the leader's locks, never from clocks: instances and servers an hour apart, each
 /// stepping back and forth under load, through the loss and return of each side.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_46_clocks_an_hour_apart_stepping_back() {
     let Some(library) = faketime() else {
         return skipped(46, "libfaketime is not installed (apt-get install libfaketime)");

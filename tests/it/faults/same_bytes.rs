@@ -8,9 +8,9 @@ use kambana::multipool::{Change, Fields, MultiPool, OpId, Value, install};
 
 use tokio_postgres::Client;
 
-use super::stage::{run, setting};
+use super::stage::run;
 use crate::load::Dice;
-use crate::support::{Running, connect, healed, pair, side};
+use crate::support::{Running, connect, healed, pair, setting, side};
 
 const DDL: &str = "CREATE TABLE odd (
     id serial PRIMARY KEY,

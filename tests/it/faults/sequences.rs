@@ -14,8 +14,8 @@ mod model;
 mod reproduction;
 mod run;
 
-use super::stage::setting;
 use crate::load::Dice;
+use crate::support::setting;
 use run::attempt;
 
 /// One step of a list. Rows and instances are numbers that are brought into range when the step is taken.

@@ -1,15 +1,14 @@
 //! Case 60: faults without end, also in the middle of a repair; and what must not grow while they go on.
 //!
-//! `KAMBANA_SOAK_S` is how long (60 seconds if not given), `KAMBANA_SEED` the order of the faults.
+//! `KAMBANA_SOAK_S` is how long (10 seconds if not given, and at least three faults), `KAMBANA_SEED` the order of the faults.
 
 use std::time::{Duration, Instant};
 
 use kambana::local::{Action, Target};
 
 use super::overload::resident_kb;
-use super::stage::setting;
 use crate::load::{Dice, Load, check};
-use crate::support::{Running, full, healed, number, side, whole};
+use crate::support::{Running, full, healed, number, setting, side, whole};
 
 const RETURN: Duration = Duration::from_secs(90);
 
@@ -48,9 +47,9 @@ async fn case_60_faults_without_end() {
     let load = Load::start(vec![stack.url()], 8, 60, true);
     load.more(300).await;
     let start = size(&stack);
-    let until = Instant::now() + Duration::from_secs(setting("KAMBANA_SOAK_S", 60));
+    let until = Instant::now() + Duration::from_secs(setting("KAMBANA_SOAK_S", 10));
     let mut faults = 0;
-    while Instant::now() < until {
+    while Instant::now() < until || faults < 3 {
         let (target, begin, end) = fault(&mut dice);
         println!("{faults}: {begin} {target}");
         stack.act(begin, target).await.unwrap();
@@ -77,7 +76,6 @@ async fn case_60_faults_without_end() {
     let history = load.stop().await;
     healed(&stack, RETURN).await;
     println!("{faults} faults; memory and files {start:?} -> {end:?}");
-    assert!(faults >= 3);
     assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
     check(&stack, &history).await;
     for ((memory, files), (later, more)) in start.iter().zip(&end) {

@@ -9,16 +9,6 @@ use uuid::Uuid;
 
 use crate::support::{connect, eventually, number, side};
 
-/// How often or how long: as given in the environment (for long runs), or the short default.
-pub fn setting(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}=`{text}` is no number")),
-        Err(_) => default,
-    }
-}
-
 /// Says that a case could not be run here, and why. A runner that shows no output of good tests does not show this
 /// either: `scripts/test` reads it from the file and says it at the end.
 pub fn skipped(case: u32, why: &str) {

@@ -134,6 +134,7 @@ async fn case_50_a_follower_restored_while_it_was_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_50_a_leader_restored_while_it_was_out() {
     restored_while_it_was_out("a").await;
 }

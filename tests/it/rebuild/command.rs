@@ -126,6 +126,7 @@ async fn an_active_side_is_rebuilt_only_when_asked() {
 
 /// More differing rows than are kept: a person is asked, and nothing is overwritten before.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn too_many_differences_ask_a_person_and_no_instance_is_needed_then() {
     let stack = installed().await;
     fill(&stack, 11_000).await;

@@ -29,10 +29,11 @@ async fn never_used(stack: &Running) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_47_twenty_random_kills_during_rebuilds() {
     let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    let seed = std::env::var("KILLS_SEED").map_or(seed, |seed| seed.parse().unwrap());
-    println!("KILLS_SEED={seed}");
+    let seed = crate::support::setting("KAMBANA_SEED", seed);
+    println!("KAMBANA_SEED={seed}");
     let mut dice = Dice::new(seed);
     let (stack, urls) = crate::support::instances().await;
     fill(&stack, 60_000).await;

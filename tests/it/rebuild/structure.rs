@@ -88,6 +88,7 @@ async fn missing_tables_are_made_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn what_cannot_be_made_is_refused_until_a_person_makes_it() {
     let domain = "CREATE DOMAIN short AS text CHECK (length(value) < 9)";
     let ddl = format!("{domain}; CREATE TABLE labels (id integer PRIMARY KEY, label short)");

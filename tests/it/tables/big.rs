@@ -23,6 +23,7 @@ fn filled(from: i32, to: i32, megabytes: i32) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn rows_of_ten_megabytes_go_everywhere_and_longer_ones_nowhere() {
     let mut twins = Twins::new(DDL, &["big"]).await;
     twins

@@ -49,12 +49,13 @@ async fn two_in_turn(cases: &[(&'static [&'static str; 2], bool)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn two_sides_are_lost_in_turn_and_return() {
     two_in_turn(&[(&["a", "b"], true), (&["c", "a"], false)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "minutes; scripts/torture runs it"]
+#[ignore = "long: scripts/torture"]
 async fn torture_any_two_sides_are_lost_in_turn_and_return_in_any_order() {
     let pairs: [&'static [&'static str; 2]; 6] = [
         &["a", "b"],

@@ -113,6 +113,7 @@ async fn with_a_witness_the_machine_with_side_b_may_burn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn without_a_witness_the_rest_of_side_b_refuses_and_says_what_is_missing() {
     let net = Net::start(|options| options).await;
     net.all_vote().await;
@@ -220,6 +221,7 @@ async fn case_23_both_die_and_the_one_that_was_last_returns_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_24_both_die_and_the_one_that_was_out_returns_first() {
     for (first, back_first) in [("a", "a"), ("b", "b")] {
         both_die(first, back_first).await;

@@ -141,6 +141,7 @@ async fn case_38_a_crossed_partition_has_one_winner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_38_a_crossed_partition_of_instances_that_see_each_other_has_one_winner() {
     crossed(Cut, true).await;
 }
@@ -203,6 +204,7 @@ async fn case_41_instances_that_cannot_see_each_other_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
 async fn case_42_a_flapping_wire_changes_the_members_a_few_times_only() {
     let net = Net::start(|options| options).await;
     net.all_vote().await;
