@@ -471,8 +471,9 @@ fn left_behind(lane: i64, batch: i64, op: OpId, change: &str) -> String {
     )
 }
 
+/// Case 48: also a row that is made, changed and deleted again and again.
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_thousand_missed_changes_are_caught_up_while_writes_go_on() {
+async fn case_48_twenty_thousand_missed_changes_are_caught_up_while_writes_go_on() {
     let stack = installed(&[], "").await;
     let pool = pool(&stack, "web1").await;
     let fill = "INSERT INTO items (name) SELECT 'old ' || g FROM generate_series(1, 10000) g";
@@ -498,23 +499,39 @@ async fn twenty_thousand_missed_changes_are_caught_up_while_writes_go_on() {
         "b is out"
     );
     stack.act(Action::Start, Target::Side(side("b"))).await.unwrap();
+    let hot = 999_999;
     let writer = {
         let pool = pool.clone();
         tokio::spawn(async move {
-            let mut written = 0;
+            let (mut written, mut longest) = (0, Duration::ZERO);
             while pool.status().members.len() < 2 {
                 let n = insert(&pool, "meanwhile").await;
-                pool.change(OpId::new(), vec![Change::delete("items", id(n))])
-                    .await
-                    .unwrap();
-                written += 2;
+                let row = id(hot).with("name", format!("hot {written}"));
+                for change in [
+                    Change::delete("items", id(n)),
+                    Change::insert("items", row),
+                    Change::update("items", id(hot), Fields::new().with("content", "hotter")),
+                    Change::delete("items", id(hot)),
+                ] {
+                    let began = tokio::time::Instant::now();
+                    pool.change(OpId::new(), vec![change]).await.unwrap();
+                    longest = longest.max(began.elapsed());
+                    written += 1;
+                }
             }
-            written
+            (written, longest)
         })
     };
     whole(&stack, Duration::from_secs(60)).await;
-    let written = writer.await.unwrap();
+    let (written, longest) = writer.await.unwrap();
+    println!("{written} writes meanwhile, the longest {longest:?}");
     assert!(written > 0, "writes went on during the catch-up");
+    assert!(longest < Duration::from_secs(3), "{longest:?}");
+    for name in ["a", "b"] {
+        let text = format!("SELECT count(*) FROM items WHERE id = {hot} OR name = 'meanwhile'");
+        let found = number(&stack.dsn(side(name)), &text).await;
+        assert_eq!(found, 0, "nothing deleted returns on {name}");
+    }
     let events = pool.status().events;
     assert!(
         events.iter().any(|e| e.what.contains("up to date")),

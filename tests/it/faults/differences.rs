@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kambana::local::{Account, Action, Target};
+use kambana::local::{Account, Action, StackOptions, Target};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::stage::{active, applied, epoch, insert, run, said_of, skipped, superuser};
 use crate::load::{Load, check, http};
-use crate::support::{assert_identical, connect, eventually, healed, instances, number, rows, side, whole};
+use crate::support::{
+    assert_identical, connect, eventually, healed, instances, number, program, rows, side, start, whole,
+};
 
 const RETURN: Duration = Duration::from_secs(60);
 const OUT: Duration = Duration::from_secs(20);
@@ -311,6 +313,72 @@ async fn case_53_no_free_connection_slot_for_a_while_ejects_nobody() {
     let history = load.stop().await;
     healed(&stack, RETURN).await;
     assert_eq!(epoch(&stack, "a").await, before, "nobody was ejected");
+    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
+    check(&stack, &history).await;
+    stack.stop().await.unwrap();
+}
+
+/// What somebody does to the structure of one side, and how it is undone.
+const STRUCTURES: &[(&str, &str)] = &[
+    (
+        "ALTER TABLE items ADD CONSTRAINT odd CHECK (name <> 'odd')",
+        "ALTER TABLE items DROP CONSTRAINT odd",
+    ),
+    (
+        "ALTER TABLE items ADD COLUMN odd int",
+        "ALTER TABLE items DROP COLUMN odd",
+    ),
+    (
+        "ALTER TABLE items ALTER COLUMN content TYPE varchar(500)",
+        "ALTER TABLE items ALTER COLUMN content TYPE text",
+    ),
+    (
+        "ALTER TABLE items ALTER COLUMN name TYPE text COLLATE \"C\"",
+        "ALTER TABLE items ALTER COLUMN name TYPE text COLLATE \"default\"",
+    ),
+];
+
+/// Found while it runs, by the look of every minute (shortened here), and found again when the side returns.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: scripts/torture"]
+async fn case_54_a_constraint_column_type_or_collation_on_one_side() {
+    let options = |options: StackOptions| {
+        options
+            .with_instances(&program())
+            .with_setting("PROBE_INTERVAL_MS", "25")
+    };
+    let stack = start(options).await;
+    let urls = [0, 1].map(|index| stack.instance_url(index));
+    let load = Load::start(urls.to_vec(), 4, 20, false);
+    load.more(50).await;
+    let b = Target::Side(side("b"));
+    for (n, (odd, even)) in STRUCTURES.iter().enumerate() {
+        let root = superuser(&stack, "b").await;
+        run(&root, &[odd]).await;
+        active(&stack, "a", 1, RETURN).await;
+        load.more(30).await;
+        if n == 0 {
+            // Out or new, the verdict is the same.
+            stack.act(Action::Stop, b).await.unwrap();
+            stack.act(Action::Start, b).await.unwrap();
+        }
+        for url in &urls {
+            eventually(odd, OUT, || async {
+                said_of(url, "b").await.1.contains("table items differs")
+            })
+            .await;
+        }
+        assert_eq!(
+            number(&stack.dsn(side("a")), "SELECT members::bigint FROM kambana.epoch").await,
+            1
+        );
+        let root = superuser(&stack, "b").await;
+        run(&root, &[even]).await;
+        whole(&stack, RETURN).await;
+        load.more(30).await;
+    }
+    let history = load.stop().await;
+    healed(&stack, RETURN).await;
     assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
     check(&stack, &history).await;
     stack.stop().await.unwrap();

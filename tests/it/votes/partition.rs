@@ -1,4 +1,4 @@
-//! Cut wires: cases 37, 38, 39, 41 and 42.
+//! Cut wires: cases 37 to 42.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -168,6 +168,35 @@ async fn case_39_both_lose_one_side_and_the_members_change_once() {
     set(&net, &wires, &Whole);
     crate::support::whole(&net.stack, super::PATIENCE).await;
     assert_eq!(net.epoch("a").await.0, 3, "and one back");
+    judge(&net, load).await;
+}
+
+/// What arrives at b is done, and nobody hears of it: what it has committed is unknown until it can be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_40_the_replies_of_one_side_are_lost() {
+    let net = Net::start(|options| options).await;
+    net.all_vote().await;
+    let load = Load::start(both(&net), 8, 20, false);
+    load.more(50).await;
+    let wires = [(0, "b"), (1, "b")];
+    set(&net, &wires, &Fault::DropReplies);
+    for index in [0, 1] {
+        net.until(index, "a goes on alone", |s| {
+            s["epoch"] == 2 && s["writable"] == true
+        })
+        .await;
+    }
+    load.more(50).await;
+    assert_eq!(net.epoch("a").await, (2, 1), "one change");
+    for (index, name) in wires {
+        let link = net.stack.link(index, side(name)).unwrap();
+        assert!(link.hits() > 0, "web{} lost replies", index + 1);
+        println!("web{}: {:?}", index + 1, link.counts());
+    }
+    set(&net, &wires, &Whole);
+    crate::support::whole(&net.stack, super::PATIENCE).await;
+    assert_eq!(net.epoch("a").await.0, 3, "and one back");
+    assert!(load.history.worst_gap() < Duration::from_secs(9));
     judge(&net, load).await;
 }
 
