@@ -12,7 +12,7 @@ use super::{ConnectError, PerSide, SideId, SideSet, compare, lineage, sequences,
 use crate::config::PoolConfig;
 
 /// Version of the objects in schema `kambana`.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 2;
 
 pub(super) const INSTALL_SQL: &str = include_str!("install.sql");
 
@@ -45,10 +45,18 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
     let lineage = known.as_ref().map_or_else(Uuid::new_v4, |i| i.lineage);
     for ((side, client), identity) in clients.iter().zip(&identities) {
         if let Some(identity) = identity {
-            if let Some(reason) = wrong_identity(identity, side, lineage) {
+            // What is older is made new below.
+            let updated = Identity {
+                version: identity.version.max(SCHEMA_VERSION),
+                ..identity.clone()
+            };
+            if let Some(reason) = wrong_identity(&updated, side, lineage) {
                 return Err(ConnectError(reason));
             }
-            done.push(format!("side {side}: objects of the pool are there"));
+            done.push(match identity.version == SCHEMA_VERSION {
+                true => format!("side {side}: objects of the pool are there"),
+                false => format!("side {side}: objects of the pool are those of this version now"),
+            });
         }
         client
             .batch_execute("BEGIN")
@@ -60,6 +68,13 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
             .map_err(|e| at((side, e.into())))?;
         client
             .batch_execute("LOCK TABLE kambana.fence IN EXCLUSIVE MODE")
+            .await
+            .map_err(|e| at((side, e.into())))?;
+        client
+            .execute(
+                "-- install::install()\nUPDATE kambana.identity SET version = $1 WHERE version < $1",
+                &[&SCHEMA_VERSION],
+            )
             .await
             .map_err(|e| at((side, e.into())))?;
     }
@@ -188,8 +203,12 @@ pub(super) fn wrong_identity(identity: &Identity, side: SideId, lineage: Uuid) -
             identity.lineage
         ))
     } else if identity.version != SCHEMA_VERSION {
+        let todo = match identity.version < SCHEMA_VERSION {
+            true => "stop every instance, run `kambana init` of this version, start them again",
+            false => "this program is older than the one that wrote it: use that one",
+        };
         Some(format!(
-            "side {side} has version {} of schema kambana, this program needs {SCHEMA_VERSION}",
+            "side {side} has version {} of schema kambana, this program needs {SCHEMA_VERSION}: {todo}",
             identity.version
         ))
     } else {

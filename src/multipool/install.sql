@@ -225,11 +225,10 @@ COMMENT ON FUNCTION kambana.enter IS 'How many of the names were new; NULL if ep
 -- finds out without looking at keys. Planned once, perhaps while the journal is empty, and run when it has millions of
 -- rows: OFFSET 0 and LIMIT leave no other way than lane by lane, by index.
 CREATE OR REPLACE FUNCTION kambana.guard(
-    other integer, tbls text[], keys text[], our_lane bigint, our_batch bigint,
-    siblings bigint[], answered bigint[], foreigners boolean) RETURNS TABLE (lane bigint, batch bigint)
+    our_lane bigint, our_batch bigint, tbls text[], keys text[], old_keys text[],
+    other integer, siblings bigint[], answered bigint[], foreigners boolean) RETURNS bigint[]
     LANGUAGE plpgsql
 AS $guard$
-#variable_conflict use_column
 BEGIN
     IF NOT EXISTS (
             SELECT FROM kambana.lane AS l WHERE NOT l.closed AND l.lane <> 0 AND coalesce((
@@ -237,22 +236,62 @@ BEGIN
                   AND o.batch > greatest(coalesce(l.confirmed[other], 0), answered[array_position(siblings, l.lane)])
                   AND (o.lane <> our_lane OR o.batch <> our_batch) LIMIT 1), false))
        AND NOT (foreigners AND EXISTS (SELECT FROM kambana.journal AS j WHERE j.lane = 0)) THEN
-        RETURN;
+        RETURN NULL;
     END IF;
-    RETURN QUERY
-    WITH k AS (SELECT * FROM unnest(tbls, keys) AS k(tbl, key)),
+    RETURN (
+    WITH k AS (SELECT * FROM unnest(tbls, keys) AS k(tbl, key)
+        UNION SELECT * FROM unnest(tbls, old_keys) AS k(tbl, key) WHERE k.key IS NOT NULL),
     o AS (SELECT j.lane, j.batch, j.tbl, j.kind, j.key, j.old_key FROM kambana.lane AS l
         CROSS JOIN LATERAL (SELECT * FROM kambana.journal AS j WHERE j.lane = l.lane
             AND j.batch > greatest(coalesce(l.confirmed[other], 0), answered[array_position(siblings, l.lane)]) OFFSET 0) AS j
-        WHERE NOT l.closed AND l.lane <> 0 AND (j.lane <> our_lane OR j.batch <> our_batch))
-    SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
-    UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
-    UNION SELECT o.lane, o.batch FROM o JOIN k ON o.tbl = k.tbl WHERE o.kind = 'T'
-    UNION SELECT 0::bigint, 0::bigint FROM k JOIN kambana.journal AS j ON j.lane = 0 AND (j.tbl, j.key) = (k.tbl, k.key)
-        WHERE foreigners
-    UNION SELECT 0::bigint, 0::bigint FROM kambana.journal AS j JOIN k ON j.tbl = k.tbl AND (j.old_key = k.key OR j.kind = 'T')
-        WHERE j.lane = 0 AND foreigners;
+        WHERE NOT l.closed AND l.lane <> 0 AND (j.lane <> our_lane OR j.batch <> our_batch)),
+    found AS (
+        SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)
+        UNION SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.old_key) = (k.tbl, k.key)
+        UNION SELECT o.lane, o.batch FROM o JOIN k ON o.tbl = k.tbl WHERE o.kind = 'T'
+        UNION SELECT 0::bigint, 0::bigint FROM k JOIN kambana.journal AS j ON j.lane = 0 AND (j.tbl, j.key) = (k.tbl, k.key)
+            WHERE foreigners
+        UNION SELECT 0::bigint, 0::bigint FROM kambana.journal AS j JOIN k ON j.tbl = k.tbl AND (j.old_key = k.key OR j.kind = 'T')
+            WHERE j.lane = 0 AND foreigners)
+    SELECT array_agg(f.lane) || array_agg(f.batch) FROM found AS f);
 END
 $guard$;
+COMMENT ON FUNCTION kambana.guard IS 'Lanes of the batches it has found, then their numbers; NULL if there are none';
+
+-- The journal rows of a batch, and then the guard.
+CREATE OR REPLACE FUNCTION kambana.store(
+    our_lane bigint, our_batch bigint, row_ops uuid[], tbls text[], kinds text[], keys text[], old_keys text[],
+    images text[], other integer, siblings bigint[], answered bigint[], foreigners boolean) RETURNS bigint[]
+    LANGUAGE plpgsql
+AS $store$
+BEGIN
+    INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, old_key, image)
+    SELECT our_lane, our_batch, u.op, u.tbl, u.kind::"char", u.key, u.old_key, u.image
+    FROM unnest(row_ops, tbls, kinds, keys, old_keys, images)
+        WITH ORDINALITY AS u(op, tbl, kind, key, old_key, image, place) ORDER BY u.place;
+    RETURN kambana.guard(our_lane, our_batch, tbls, keys, old_keys, other, siblings, answered, foreigners);
+END
+$store$;
+COMMENT ON FUNCTION kambana.store IS 'As kambana.guard';
+
+-- What a follower does behind the images of a batch: names, journal, guard.
+CREATE OR REPLACE FUNCTION kambana.follow(
+    our_epoch bigint, our_lane bigint, our_instance text, our_confirmed bigint[], our_batch bigint, ops uuid[],
+    digests bigint[], results text[], is_applied boolean, row_ops uuid[], tbls text[], kinds text[], keys text[],
+    old_keys text[], images text[], other integer, siblings bigint[], answered bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+AS $follow$
+DECLARE
+    fresh bigint := kambana.enter(our_epoch, NULL, our_lane, our_instance, our_confirmed, our_batch, ops, digests,
+        results, is_applied);
+BEGIN
+    IF fresh < cardinality(ops) OR cardinality(row_ops) = 0 THEN
+        RETURN ARRAY[fresh];
+    END IF;
+    RETURN fresh || kambana.store(our_lane, our_batch, row_ops, tbls, kinds, keys, old_keys, images, other, siblings,
+        answered, true);
+END
+$follow$;
+COMMENT ON FUNCTION kambana.follow IS 'What kambana.enter says, then what kambana.guard has found';
 
 REVOKE ALL ON SCHEMA kambana FROM PUBLIC;

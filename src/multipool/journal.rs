@@ -90,7 +90,7 @@ FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::
     WITH ORDINALITY AS u(lane, batch, op, tbl, kind, key, old_key, image, place)
 ORDER BY u.place";
 
-/// Columns of many entries, as the parameters of [`INSERT_SQL`].
+/// Columns of many entries, as the parameters of [`INSERT_SQL`]; of the entries of one batch also those of `kambana.store`.
 pub(super) struct Arrays<'a> {
     lanes: Vec<i64>,
     batches: Vec<i64>,
@@ -117,9 +117,22 @@ impl<'a> Arrays<'a> {
     }
 
     pub fn params(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 8] {
+        let [ops, tables, kinds, keys, old_keys, images] = self.rows();
         [
             &self.lanes,
             &self.batches,
+            ops,
+            tables,
+            kinds,
+            keys,
+            old_keys,
+            images,
+        ]
+    }
+
+    /// Without lane and batch: operations, tables, kinds, keys, old keys, images.
+    pub fn rows(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 6] {
+        [
             &self.ops,
             &self.tables,
             &self.kinds,
@@ -127,6 +140,11 @@ impl<'a> Arrays<'a> {
             &self.old_keys,
             &self.images,
         ]
+    }
+
+    /// Tables, keys and old keys.
+    pub fn keys(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 3] {
+        [&self.tables, &self.keys, &self.old_keys]
     }
 }
 

@@ -12,6 +12,7 @@ mod attempt;
 mod enter;
 mod follow;
 mod group;
+mod guard;
 mod job;
 mod known;
 mod lead;

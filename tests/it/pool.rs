@@ -705,6 +705,27 @@ async fn installation_refuses_what_cannot_be_a_pair() {
     assert!(refusal(swapped.clone(), &TABLES).await.contains("swapped"));
     let text = MultiPool::connect(swapped).await.err().unwrap().to_string();
     assert!(text.contains("swapped"), "{text}");
+    a.batch_execute("UPDATE kambana.identity SET version = version - 1")
+        .await
+        .unwrap();
+    let text = MultiPool::connect(good.clone()).await.err().unwrap().to_string();
+    assert!(text.contains("run `kambana init` of this version"), "{text}");
+    let done = install(&good, &TABLES).await.unwrap().join("\n");
+    assert!(
+        done.contains("side a: objects of the pool are those of this version now"),
+        "{done}"
+    );
+    b.batch_execute("UPDATE kambana.identity SET version = version + 1")
+        .await
+        .unwrap();
+    assert!(
+        refusal(good.clone(), &TABLES)
+            .await
+            .contains("this program is older")
+    );
+    b.batch_execute("UPDATE kambana.identity SET version = version - 1")
+        .await
+        .unwrap();
     b.batch_execute("ALTER TABLE servers ADD COLUMN more int")
         .await
         .unwrap();

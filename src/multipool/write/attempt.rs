@@ -23,6 +23,10 @@ const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(
 /// How a transaction of a lane begins.
 pub(super) const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
+/// The same on a follower, with capture switched off.
+pub(super) const FOLLOWER_FENCE_SQL: &str =
+    "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE; SET LOCAL kambana.apply = 'on'";
+
 /// For the caller's own SQL, and for whole tables: planned as the server plans for everybody.
 pub(super) const AS_USUAL_SQL: &str = "SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; \
     SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT";
@@ -208,7 +212,7 @@ impl Lane {
         let followers: Vec<SideId> = epoch.members.iter().filter(|side| *side != leader).collect();
         let fences = join_all(followers.iter().map(|side| async move {
             let fenced = async {
-                self.conn_client(*side)?.batch_execute(FENCE_SQL).await?;
+                self.conn_client(*side)?.batch_execute(FOLLOWER_FENCE_SQL).await?;
                 reach(Point::FollowFenced).await
             };
             fenced.await.map_err(|failure| stop_own(*side, failure))
@@ -228,19 +232,23 @@ impl Lane {
         };
         let collected = collected?;
         fenced.into_iter().collect::<Result<(), Stop>>()?;
-        let (written, followed) = join(
-            self.write_journal(leader, &collected),
+        let (on_leader, followed) = join(
+            self.store_guarded(leader, &followers, &collected),
             join_all(
                 followers
                     .iter()
-                    .map(|side| self.follow_guarded(epoch, leader, *side, jobs, &collected, &catalog)),
+                    .map(|side| self.follow(epoch, leader, *side, jobs, &collected, &catalog)),
             ),
         )
         .await;
-        written?;
+        let on_leader = on_leader?;
         let mut doubtful = Vec::new();
         for found in followed {
             doubtful.extend(found?);
+        }
+        // Only now: the followers' rows are locked, so whoever was in flight there has committed or never will.
+        for (side, batches) in followers.iter().zip(on_leader) {
+            self.ask(*side, batches).await?;
         }
         self.ask(leader, doubtful).await?;
         // A side that has gone in the meantime must be found before the first COMMIT, not by it.

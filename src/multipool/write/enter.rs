@@ -17,9 +17,9 @@ SELECT kambana.enter($1, $9, $2, $3, $4, $5, $6, $7, NULL, $8),
 pub(super) const DECLARE_SQL: &str = "-- write::enter()
 SELECT kambana.enter($1, $9, $2, $3, $4, $5, $6, $7, NULL, $8), set_config('kambana.declared', 'on', true)";
 
-/// On a follower, after the leader's part is done: with the leader's results, capture switched off.
-pub(super) const FOLLOW_SQL: &str = "-- write::follow()
-SELECT kambana.enter($1, NULL, $2, $3, $4, $5, $6, $7, $8, $9), set_config('kambana.apply', 'on', true)";
+/// On a follower, where the names come before the rows.
+pub(super) const TAKE_NAMES_SQL: &str =
+    "-- write::follow()\nSELECT kambana.enter($1, NULL, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 /// Whose the changes are that the triggers capture from now on.
 pub(super) const SET_OP_SQL: &str =
@@ -72,7 +72,7 @@ impl<'a> Entering<'a> {
         ]
     }
 
-    /// Parameters of [`FOLLOW_SQL`].
+    /// Parameters of [`TAKE_NAMES_SQL`], and the first ones of `kambana.follow`.
     pub fn on_follower<'b>(&'b self, results: &'b Vec<Option<String>>) -> [Sql<'b>; 9] {
         [
             &self.epoch,

@@ -6,7 +6,7 @@ use super::{Sent, send_batch, send_query};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::Epoch;
-use crate::multipool::journal::{self, Arrays, Entry, Kind};
+use crate::multipool::journal::{Entry, Kind};
 use crate::multipool::watch::MAX_IMAGE_BYTES;
 use crate::multipool::write::attempt::{Collected, FENCE_SQL, Sql, Stop, in_order, stop_at, stop_own};
 use crate::multipool::write::enter::{DECLARE_SQL, Entering};
@@ -160,26 +160,5 @@ impl Lane {
             Ok(Some(target)) => self.missed(leader, conn, target, catalog).await,
             _ => Again::Catalog.into(),
         }
-    }
-
-    /// The leader's journal rows of changes that no trigger has captured; meanwhile the followers write theirs.
-    pub(in crate::multipool::write) async fn write_journal(
-        &self,
-        leader: SideId,
-        collected: &Collected,
-    ) -> Result<(), Stop> {
-        if collected.captured || collected.entries.is_empty() {
-            return Ok(());
-        }
-        let written = async {
-            let conn = self.conns[leader].as_ref();
-            let conn = conn.ok_or_else(|| Failure::Side(SideFault::Down("no connection".into())))?;
-            let insert = conn.prepare(journal::INSERT_SQL).await?;
-            conn.client()?
-                .execute(&insert, &Arrays::new(&collected.entries).params())
-                .await?;
-            Ok(())
-        };
-        written.await.map_err(|failure| stop_own(leader, failure))
     }
 }
