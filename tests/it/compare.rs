@@ -144,7 +144,8 @@ async fn no_false_alarm_while_everybody_writes_and_writers_hardly_wait() {
     ];
     let writers = paced(&pool, &stopped);
     let (began, mut rounds, mut pauses, mut on_their_way) = (Instant::now(), 0, Vec::new(), 0);
-    while began.elapsed() < patience() {
+    // Four rounds at least, however slow the disk.
+    while began.elapsed() < patience() || rounds < 4 {
         let found = compare(&config(&stack, "compare")).await.unwrap();
         assert_eq!(found.differing(), 0, "a false alarm: {found:#?}");
         rounds += 1;
@@ -161,11 +162,11 @@ async fn no_false_alarm_while_everybody_writes_and_writers_hardly_wait() {
     println!(
         "{rounds} rounds, {edited} edits by hand, {}; pauses median {:.1} ms longest {:.1} ms; {on_their_way} rows did not \
          arrive while looking",
-        said(&times, patience()),
+        said(&times, began.elapsed()),
         pauses[pauses.len() / 2],
         pauses[pauses.len() - 1],
     );
-    assert!(rounds > 3 && edited > 100 && times.len() > 100);
+    assert!(edited > 100 && times.len() > 100);
     // Behind sweeps that hold the fences themselves it waits longer, but never longer than its deadline.
     assert!(pauses[pauses.len() - 1] < 1000.0, "{pauses:?}");
     healed(&stack, Duration::from_secs(20)).await;
