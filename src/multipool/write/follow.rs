@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 
 use super::attempt::{AS_USUAL_SQL, Collected, FOLLOWER_FENCE_SQL, Reply, Sql, Stop, in_order, stop_own};
 use super::enter::{Entering, TAKE_NAMES_SQL, fresh};
-use super::guard::{About, Doubtful, GUARD_SQL, doubtful};
+use super::guard::{About, Doubtful, GUARD_SQL, answered, doubtful};
 use super::{Again, Job, Lane};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Failure, Repeat};
@@ -189,7 +189,7 @@ impl Lane {
         journal::insert(client, &collected.entries).await.map_err(own)?;
         let (rows, about) = (Arrays::new(&collected.entries), About::new(self, leader));
         let answer = client
-            .query_one(GUARD_SQL, &self.guard_params(&rows, &about))
+            .query_one(GUARD_SQL, &self.guard_params(rows.keys(), &about))
             .await
             .map_err(|e| own(e.into()))?;
         client
@@ -197,8 +197,7 @@ impl Lane {
             .await
             .map_err(|e| own(e.into()))?;
         reach(Point::FollowApplied).await.map_err(own)?;
-        let found: Option<Vec<i64>> = answer.get(0);
-        Ok(doubtful(&found.unwrap_or_default()))
+        Ok(answered(&answer))
     }
 }
 

@@ -37,6 +37,11 @@ pub(super) fn doubtful(found: &[i64]) -> Doubtful {
     lanes.iter().copied().zip(batches.iter().copied()).collect()
 }
 
+/// The answer of `kambana.guard` or `kambana.store`.
+pub(super) fn answered(row: &tokio_postgres::Row) -> Doubtful {
+    doubtful(&row.get::<_, Option<Vec<i64>>>(0).unwrap_or_default())
+}
+
 /// Which side is asked about, and what the lanes of this instance know that side to have answered.
 pub(super) struct About {
     other: i32,
@@ -60,20 +65,14 @@ impl About {
 }
 
 impl Lane {
-    /// Parameters of [`GUARD_SQL`] and [`GUARD_LEADER_SQL`].
-    pub(super) fn guard_params<'a>(&'a self, rows: &'a Arrays<'_>, about: &'a About) -> [Sql<'a>; 8] {
-        let [tables, keys, old_keys] = rows.keys();
-        let [other, siblings, answered] = about.params();
-        [
-            &self.id,
-            &self.batch,
-            tables,
-            keys,
-            old_keys,
-            other,
-            siblings,
-            answered,
-        ]
+    /// Parameters of the guard: this batch, its rows (or their keys), and who is asked about.
+    pub(super) fn guard_params<'a>(
+        &'a self,
+        rows: impl IntoIterator<Item = Sql<'a>>,
+        about: &'a About,
+    ) -> Vec<Sql<'a>> {
+        let batch: [Sql<'a>; 2] = [&self.id, &self.batch];
+        batch.into_iter().chain(rows).chain(about.params()).collect()
     }
 
     /// The leader's journal rows, where no trigger has written them, and its half of the guard, while the followers do their
@@ -84,48 +83,29 @@ impl Lane {
         followers: &[SideId],
         collected: &Collected,
     ) -> Result<Vec<Doubtful>, Stop> {
-        if collected.entries.is_empty() {
-            return Ok(followers.iter().map(|_| Vec::new()).collect());
+        if collected.entries.is_empty() || (collected.captured && followers.is_empty()) {
+            return Ok(vec![Vec::new(); followers.len()]);
         }
+        let conn = self.conn(leader)?;
         let rows = Arrays::new(&collected.entries);
-        // With the question about the first follower, or alone.
-        let stores = |n: usize| n == 0 && !collected.captured;
-        let asked: Vec<SideId> = match followers.is_empty() && !collected.captured {
-            true => vec![leader],
-            false => followers.to_vec(),
+        // The rows are stored with the question about the first follower. Without one the question is about the leader
+        // itself, and nobody looks at the answer.
+        let alone = [leader];
+        let asked = if followers.is_empty() {
+            &alone[..]
+        } else {
+            followers
         };
         let found = asked.iter().enumerate().map(|(n, side)| {
-            let (rows, stores) = (&rows, stores(n));
+            let (conn, rows) = (conn, &rows);
             async move {
                 let about = About::new(self, *side);
-                let conn = self.conns[leader].as_ref().ok_or_else(no_connection)?;
-                let client = conn.client()?;
-                let answer = if stores {
-                    let [ops, tables, kinds, keys, old_keys, images] = rows.rows();
-                    let [other, siblings, answered] = about.params();
-                    let statement = conn.prepare(STORE_SQL).await?;
-                    let params: [Sql<'_>; 11] = [
-                        &self.id,
-                        &self.batch,
-                        ops,
-                        tables,
-                        kinds,
-                        keys,
-                        old_keys,
-                        images,
-                        other,
-                        siblings,
-                        answered,
-                    ];
-                    client.query_one(&statement, &params).await?
-                } else {
-                    let statement = conn.prepare(GUARD_LEADER_SQL).await?;
-                    client
-                        .query_one(&statement, &self.guard_params(rows, &about))
-                        .await?
+                let (sql, params) = match n == 0 && !collected.captured {
+                    true => (STORE_SQL, self.guard_params(rows.rows(), &about)),
+                    false => (GUARD_LEADER_SQL, self.guard_params(rows.keys(), &about)),
                 };
-                let found: Option<Vec<i64>> = answer.get(0);
-                Ok::<_, Failure>(found.map(|found| doubtful(&found)).unwrap_or_default())
+                let statement = conn.prepare(sql).await?;
+                Ok(answered(&conn.client()?.query_one(&statement, &params).await?))
             }
         });
         let found: Result<Vec<Doubtful>, Failure> = join_all(found).await.into_iter().collect();
@@ -141,8 +121,8 @@ impl Lane {
             return Ok(());
         }
         let (lanes, batches): (Vec<i64>, Vec<i64>) = doubtful.into_iter().unzip();
+        let conn = self.conn(side)?;
         let lacking = async {
-            let conn = self.conns[side].as_ref().ok_or_else(no_connection)?;
             let statement = conn.prepare(LACKING_SQL).await?;
             Ok(conn
                 .client()?
@@ -155,8 +135,4 @@ impl Lane {
             _ => Err(Again::Merge.into()),
         }
     }
-}
-
-fn no_connection() -> Failure {
-    Failure::Side(crate::multipool::SideFault::Down("no connection".into()))
 }

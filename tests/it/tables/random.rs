@@ -12,7 +12,7 @@ use crate::load::Dice;
 use crate::support::{connect, pair, side};
 
 /// Seeds of an ordinary run; about a minute together.
-const SEEDS: u64 = 2;
+const SEEDS: u64 = 4;
 
 /// A refusal that is not in this list is a failure.
 const REASONS: &[&str] = &[

@@ -146,14 +146,14 @@ async fn case_38_a_crossed_partition_of_instances_that_see_each_other_has_one_wi
     crossed(Cut, true).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn case_39_both_lose_one_side_and_the_members_change_once() {
+/// Both instances lose side b: one change of the members, and one back. `meanwhile` looks closer while a is alone.
+async fn both_lose_b(clients: u64, fault: &Fault, meanwhile: impl AsyncFnOnce(&Net)) {
     let net = Net::start(|options| options).await;
     net.all_vote().await;
-    let load = Load::start(both(&net), 4, 20, false);
+    let load = Load::start(both(&net), clients, 20, false);
     load.more(50).await;
     let wires = [(0, "b"), (1, "b")];
-    set(&net, &wires, &Hold(Way::Both));
+    set(&net, &wires, fault);
     for index in [0, 1] {
         net.until(index, "a goes on alone", |s| {
             s["epoch"] == 2 && s["writable"] == true
@@ -162,42 +162,35 @@ async fn case_39_both_lose_one_side_and_the_members_change_once() {
     }
     load.more(50).await;
     assert_eq!(net.epoch("a").await, (2, 1), "one change");
-    assert_eq!(net.epoch("b").await, (1, 3), "b has not heard of it");
-    let margin = net.status(0).await["votes"]["margin"].clone();
-    assert_eq!(margin["last_copy"], "a", "{margin}");
-    set(&net, &wires, &Whole);
-    crate::support::whole(&net.stack, super::PATIENCE).await;
-    assert_eq!(net.epoch("a").await.0, 3, "and one back");
-    judge(&net, load).await;
-}
-
-/// What arrives at b is done, and nobody hears of it: what it has committed is unknown until it can be asked.
-#[tokio::test(flavor = "multi_thread")]
-async fn case_40_the_replies_of_one_side_are_lost() {
-    let net = Net::start(|options| options).await;
-    net.all_vote().await;
-    let load = Load::start(both(&net), 8, 20, false);
-    load.more(50).await;
-    let wires = [(0, "b"), (1, "b")];
-    set(&net, &wires, &Fault::DropReplies);
-    for index in [0, 1] {
-        net.until(index, "a goes on alone", |s| {
-            s["epoch"] == 2 && s["writable"] == true
-        })
-        .await;
-    }
-    load.more(50).await;
-    assert_eq!(net.epoch("a").await, (2, 1), "one change");
-    for (index, name) in wires {
-        let link = net.stack.link(index, side(name)).unwrap();
-        assert!(link.hits() > 0, "web{} lost replies", index + 1);
-        println!("web{}: {:?}", index + 1, link.counts());
-    }
+    meanwhile(&net).await;
     set(&net, &wires, &Whole);
     crate::support::whole(&net.stack, super::PATIENCE).await;
     assert_eq!(net.epoch("a").await.0, 3, "and one back");
     assert!(load.history.worst_gap() < Duration::from_secs(9));
     judge(&net, load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_39_both_lose_one_side_and_the_members_change_once() {
+    both_lose_b(4, &Hold(Way::Both), async |net| {
+        assert_eq!(net.epoch("b").await, (1, 3), "b has not heard of it");
+        let margin = net.status(0).await["votes"]["margin"].clone();
+        assert_eq!(margin["last_copy"], "a", "{margin}");
+    })
+    .await;
+}
+
+/// What arrives at b is done, and nobody hears of it: what it has committed is unknown until it can be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_40_the_replies_of_one_side_are_lost() {
+    both_lose_b(8, &Fault::DropReplies, async |net| {
+        for index in [0, 1] {
+            let link = net.stack.link(index, side("b")).unwrap();
+            assert!(link.hits() > 0, "web{} lost replies", index + 1);
+            println!("web{}: {:?}", index + 1, link.counts());
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
