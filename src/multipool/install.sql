@@ -285,6 +285,9 @@ DECLARE
     fresh bigint := kambana.enter(our_epoch, NULL, our_lane, our_instance, our_confirmed, our_batch, ops, digests,
         results, is_applied);
 BEGIN
+    IF fresh IS NULL THEN
+        RETURN NULL;
+    END IF;
     IF fresh < cardinality(ops) OR cardinality(row_ops) = 0 THEN
         RETURN ARRAY[fresh];
     END IF;
@@ -292,6 +295,6 @@ BEGIN
         answered, true);
 END
 $follow$;
-COMMENT ON FUNCTION kambana.follow IS 'What kambana.enter says, then what kambana.guard has found';
+COMMENT ON FUNCTION kambana.follow IS 'What kambana.enter says (NULL as there), then what kambana.guard has found';
 
 REVOKE ALL ON SCHEMA kambana FROM PUBLIC;

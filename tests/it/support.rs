@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kambana::local::{LocalError, Patience, Stack, StackOptions};
+use kambana::local::{LocalError, Patience, Stack, StackOptions, Target};
 use kambana::multipool::SideId;
 use tokio_postgres::{Client, NoTls};
 
@@ -72,6 +72,38 @@ impl std::ops::Deref for Running {
     fn deref(&self) -> &Stack {
         &self.stack
     }
+}
+
+impl Drop for Running {
+    /// A task that panics is started anew, and what it did is finished: only the log tells.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for index in 0..self.record().instances.len() {
+            let name = Target::Web(index).to_string();
+            let log = self.place().dir.join(&name).join(format!("{name}.log"));
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            assert_eq!(unasked_panic(&log), None, "{name}");
+        }
+    }
+}
+
+/// The first panic in a log that no failpoint was asked for.
+fn unasked_panic(log: &str) -> Option<&str> {
+    let told = log.split("thread '").skip(1);
+    told.filter(|text| text.contains(" panicked at "))
+        .find(|text| !text.lines().take(2).any(|line| line.starts_with("failpoint ")))
+}
+
+#[test]
+fn only_a_failpoint_may_panic() {
+    let panic =
+        |why| format!("INFO serving\n\nthread 'worker' (7) panicked at src/x.rs:1:2:\n{why}\nstack\n");
+    assert_eq!(unasked_panic("INFO serving\n"), None);
+    assert_eq!(unasked_panic(&panic("failpoint guard_passed")), None);
+    let both = panic("failpoint guard_passed") + &panic("index out of bounds");
+    assert!(unasked_panic(&both).unwrap().contains("index out of bounds"));
 }
 
 /// Two fresh databases with the application's tables.

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kambana::local::{Account, Action, StackOptions, Target};
+use kambana::multipool::failpoint::Point;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::points::{Points, with_failpoints};
 use super::stage::{active, applied, epoch, insert, run, said_of, skipped, superuser};
 use crate::load::{Load, check, http};
 use crate::support::{
@@ -286,6 +288,41 @@ async fn case_53_an_administrator_takes_something_away_on_one_side() {
         "no request fails"
     );
     check(&stack, &history).await;
+    stack.stop().await.unwrap();
+}
+
+/// A leader that one instance can use no more, and another still can: what the other has begun there with the old members
+/// finds the new ones on the follower, and begins anew with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_53_a_write_that_the_old_leader_took_finds_the_new_members() {
+    let stack = start(|options| with_failpoints(options.with_instances(&program()))).await;
+    let urls = [0, 1].map(|index| stack.instance_url(index));
+    let (http, first) = (http(), Points::of(&stack, 0));
+    first.arm(Point::EjectFenced, "hold once");
+    let root = superuser(&stack, "a").await;
+    run(&root, &["REVOKE INSERT ON items FROM webuser"]).await;
+    let refused = tokio::spawn(insert(&http, &urls[0], Uuid::now_v7(), "refused by a").send());
+    first.wait(Point::EjectFenced).await;
+    let server = json!({ "name": "taken by a", "host": "db.example", "port": 5432 });
+    let request = http.post(format!("{}/api/servers", urls[1])).json(&server);
+    let taken = tokio::spawn(request.send());
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kambana web2' \
+                 AND wait_event_type = 'Lock' AND query LIKE '%fence IN ROW SHARE MODE; SET LOCAL kambana.apply%'";
+    eventually("it waits for the follower's fence", OUT, || async {
+        number(&stack.dsn(side("b")), waits).await == 1
+    })
+    .await;
+    assert_eq!(epoch(&stack, "b").await, 1);
+    first.release(Point::EjectFenced);
+    for asked in [refused, taken] {
+        let answer = asked.await.unwrap().unwrap();
+        assert_eq!(answer.status(), 201, "{:?}", answer.text().await);
+    }
+    assert_eq!(epoch(&stack, "b").await, 2);
+    run(&root, &["GRANT INSERT ON items TO webuser"]).await;
+    whole(&stack, RETURN).await;
+    healed(&stack, RETURN).await;
+    assert_identical(&stack).await;
     stack.stop().await.unwrap();
 }
 

@@ -84,8 +84,8 @@ async fn case_43_a_commit_that_comes_too_late_changes_nothing() {
     assert_eq!(answer.status(), 200, "{:?}", answer.text().await);
     println!("the next writer waited {:?}", began.elapsed());
     tokio::time::sleep(Duration::from_secs(setting("KAMBANA_PAUSE_S", 2))).await;
+    points.release(Point::CommitLeader);
     stack.act(Action::Thaw, Target::Web(0)).await.unwrap();
-    points.disarm(Point::CommitLeader);
     let status = first.await.unwrap().unwrap().status().as_u16();
     assert!(status == 200 || status == 202, "{status}");
     whole(&stack, RETURN).await;
@@ -209,6 +209,7 @@ async fn case_44_a_repairer_that_stands_still_with_both_fences_stops_nobody_for_
     println!("a writer waited {waited:?}");
     assert!(waited < FROZEN_BUDGET * CROWDED);
     whole(&stack, RETURN).await;
+    points[holder].release(Point::MergeBefore);
     stack.act(Action::Thaw, Target::Web(holder)).await.unwrap();
     let answer = insert(&http(), &urls[holder], Uuid::now_v7(), "afterwards")
         .send()

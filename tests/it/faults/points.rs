@@ -40,9 +40,15 @@ impl Points {
         std::fs::rename(&fresh, self.0.join(point.name())).unwrap();
     }
 
-    /// Lets go whoever is held, and stops nobody any more. The proof stays.
+    /// Lets go whoever is held by `hold`, and stops nobody any more. The proof stays.
     pub fn disarm(&self, point: Point) {
         let _ = std::fs::remove_file(self.0.join(point.name()));
+    }
+
+    /// As [`Points::disarm`], also for who is held by `hold once`: the proof is gone.
+    pub fn release(&self, point: Point) {
+        self.disarm(point);
+        let _ = std::fs::remove_file(self.proof(point));
     }
 
     /// How often somebody was stopped there since it was armed.
