@@ -260,12 +260,10 @@ impl MultiPool {
     /// See [`WriteError`]; all variants but `Unknown` mean that nothing was changed.
     pub async fn change(&self, op_id: OpId, changes: Vec<Change>) -> Result<Applied, WriteError> {
         let digest = change::digest(&changes);
-        let steps = super::statement::steps(&self.inner.catalog(), &changes);
+        let catalog = self.inner.catalog();
         // Before the first side was seen there is no catalogue; the operation waits for one like any other.
-        if let Err(error) = steps
-            && !self.inner.catalog().is_empty()
-        {
-            return Err(error);
+        if !catalog.is_empty() {
+            super::statement::check(&catalog, &changes)?;
         }
         Ok(self.submit(op_id, digest, Work::Change(changes)).await?.0)
     }

@@ -38,84 +38,147 @@ impl Params {
     }
 }
 
-/// Builds the statements of one operation.
+/// Whether statements can be built for these changes.
 ///
 /// # Errors
 /// [`WriteError::Invalid`] for a table that is not watched, an unknown or doubled column, an incomplete key.
-pub(super) fn steps(catalog: &Catalog, changes: &[Change]) -> Result<Vec<Step>, WriteError> {
+pub(super) fn check(catalog: &Catalog, changes: &[Change]) -> Result<(), WriteError> {
     if changes.is_empty() {
-        return Err(WriteError::Invalid(
-            "an operation needs at least one change".into(),
-        ));
+        return invalid("an operation needs at least one change");
     }
-    changes.iter().map(|change| step(catalog, change)).collect()
+    changes
+        .iter()
+        .try_for_each(|change| check_one(table_of(catalog, change)?, change))
 }
 
-fn step(catalog: &Catalog, change: &Change) -> Result<Step, WriteError> {
-    let table = catalog.get(change.table()).ok_or_else(|| {
-        WriteError::Invalid(format!(
-            "table `{}` is not watched; see `kambana watch`",
-            change.table()
-        ))
-    })?;
+/// Builds the statements of one operation.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn steps(catalog: &Catalog, changes: &[Change]) -> Result<Vec<Step>, WriteError> {
+    check(catalog, changes)?;
+    changes
+        .iter()
+        .map(|change| Ok(step(table_of(catalog, change)?, change)))
+        .collect()
+}
+
+fn invalid<T>(why: impl Into<String>) -> Result<T, WriteError> {
+    Err(WriteError::Invalid(why.into()))
+}
+
+fn table_of<'a>(catalog: &'a Catalog, change: &Change) -> Result<&'a Table, WriteError> {
+    catalog.get(change.table()).map_or_else(
+        || {
+            invalid(format!(
+                "table `{}` is not watched; see `kambana watch`",
+                change.table()
+            ))
+        },
+        Ok,
+    )
+}
+
+fn check_one(table: &Table, change: &Change) -> Result<(), WriteError> {
+    match change {
+        Change::Insert { rows, .. } => {
+            let Some(first) = rows.first() else {
+                return invalid("an insert needs at least one row");
+            };
+            check_columns(table, first)?;
+            if rows.len() == 1 {
+                return Ok(());
+            }
+            let names = |row: &Fields| row.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+            let first = names(first);
+            for row in rows {
+                if !row.iter().map(|(name, _)| name).eq(first.iter()) {
+                    return invalid("all rows of one insert must name the same columns");
+                }
+                if row.iter().any(|(_, value)| *value == Value::Now) {
+                    return invalid("several rows at once take values or defaults, not `now`");
+                }
+            }
+            Ok(())
+        }
+        Change::Upsert { row, .. } => {
+            check_columns(table, row)?;
+            match table.key.iter().find(|k| row.get(k).is_none()) {
+                Some(missing) => invalid(format!("an upsert of {} needs `{missing}`", table.name)),
+                None => Ok(()),
+            }
+        }
+        Change::Update {
+            key, set, expected, ..
+        } => {
+            check_columns(table, set)?;
+            if set.is_empty() {
+                return invalid("an update needs at least one field");
+            }
+            check_key(table, key, expected.as_ref())
+        }
+        Change::Delete { key, expected, .. } => check_key(table, key, expected.as_ref()),
+    }
+}
+
+fn check_key(table: &Table, key: &Fields, expected: Option<&Fields>) -> Result<(), WriteError> {
+    check_columns(table, key)?;
+    let given = |k: &String| key.get(k).is_some_and(|value| *value != Value::Now);
+    if key.len() != table.key.len() || !table.key.iter().all(given) {
+        return invalid(format!("the key of {} is ({})", table.name, table.key.join(", ")));
+    }
+    expected.map_or(Ok(()), |expected| check_columns(table, expected))
+}
+
+fn check_columns(table: &Table, fields: &Fields) -> Result<(), WriteError> {
+    for (place, (name, _)) in fields.iter().enumerate() {
+        if table.column(name).is_none() {
+            return invalid(format!("table {} has no column `{name}`", table.name));
+        }
+        if fields.iter().take(place).any(|(earlier, _)| earlier == name) {
+            return invalid(format!("column `{name}` is named twice"));
+        }
+    }
+    Ok(())
+}
+
+fn step(table: &Table, change: &Change) -> Step {
     match change {
         Change::Insert { rows, .. } => insert(table, rows),
         Change::Upsert { row, .. } => upsert(table, row),
         Change::Update {
             key, set, expected, ..
         } => {
-            check(table, set)?;
-            if set.is_empty() {
-                return Err(WriteError::Invalid("an update needs at least one field".into()));
-            }
             let mut values = Vec::new();
             let sets = assignments(set, &mut values);
-            keyed(
-                table,
-                &format!("UPDATE {} SET {sets}", table.ident),
-                values,
-                key,
-                expected.as_ref(),
-            )
+            let head = format!("UPDATE {} SET {sets}", table.ident);
+            keyed(table, &head, values, key, expected.as_ref())
         }
-        Change::Delete { key, expected, .. } => keyed(
-            table,
-            &format!("DELETE FROM {}", table.ident),
-            Vec::new(),
-            key,
-            expected.as_ref(),
-        ),
+        Change::Delete { key, expected, .. } => {
+            let head = format!("DELETE FROM {}", table.ident);
+            keyed(table, &head, Vec::new(), key, expected.as_ref())
+        }
     }
 }
 
-fn insert(table: &Table, rows: &[Fields]) -> Result<Step, WriteError> {
-    let Some(first) = rows.first() else {
-        return Err(WriteError::Invalid("an insert needs at least one row".into()));
-    };
-    check(table, first)?;
+fn insert(table: &Table, rows: &[Fields]) -> Step {
     if let [row] = rows {
         let (sql, values) = insert_one(table, row);
-        return Ok(Step {
+        return Step {
             sql: format!("-- statement::insert()\n{sql}"),
             params: Params::Values(values),
             target: None,
-        });
+        };
     }
-    let names: Vec<&str> = first.iter().map(|(name, _)| name).collect();
-    let mut columns: Vec<Vec<Option<String>>> =
-        names.iter().map(|_| Vec::with_capacity(rows.len())).collect();
+    let names: Vec<&str> = rows
+        .iter()
+        .take(1)
+        .flat_map(Fields::iter)
+        .map(|(name, _)| name)
+        .collect();
+    let mut columns: Vec<Vec<Option<String>>> = vec![Vec::with_capacity(rows.len()); names.len()];
     for row in rows {
-        if !row.iter().map(|(name, _)| name).eq(names.iter().copied()) {
-            return Err(WriteError::Invalid(
-                "all rows of one insert must name the same columns".into(),
-            ));
-        }
         for (column, (_, value)) in columns.iter_mut().zip(row.iter()) {
-            if *value == Value::Now {
-                return Err(WriteError::Invalid(
-                    "several rows at once take values or defaults, not `now`".into(),
-                ));
-            }
             column.push(value.as_text().map(str::to_owned));
         }
     }
@@ -125,7 +188,7 @@ fn insert(table: &Table, rows: &[Fields]) -> Result<Step, WriteError> {
         .iter()
         .filter_map(|n| Some(format!("CAST(x.{} AS {})", ident(n), table.column(n)?.cast_type)))
         .collect();
-    Ok(Step {
+    Step {
         sql: format!(
             "-- statement::insert_many()\nINSERT INTO {t} ({cols}) SELECT {casts} FROM unnest({arrays}) AS x({cols})",
             t = table.ident,
@@ -135,7 +198,7 @@ fn insert(table: &Table, rows: &[Fields]) -> Result<Step, WriteError> {
         ),
         params: Params::Columns(columns),
         target: None,
-    })
+    }
 }
 
 fn insert_one(table: &Table, row: &Fields) -> (String, Vec<Value>) {
@@ -156,14 +219,7 @@ fn insert_one(table: &Table, row: &Fields) -> (String, Vec<Value>) {
     )
 }
 
-fn upsert(table: &Table, row: &Fields) -> Result<Step, WriteError> {
-    check(table, row)?;
-    if let Some(missing) = table.key.iter().find(|k| row.get(k).is_none()) {
-        return Err(WriteError::Invalid(format!(
-            "an upsert of {} needs `{missing}`",
-            table.name
-        )));
-    }
+fn upsert(table: &Table, row: &Fields) -> Step {
     let (insert, values) = insert_one(table, row);
     let sets: Vec<String> = row
         .iter()
@@ -176,46 +232,26 @@ fn upsert(table: &Table, row: &Fields) -> Result<Step, WriteError> {
         format!("UPDATE SET {}", sets.join(", "))
     };
     let key: Vec<String> = table.key.iter().map(|k| ident(k)).collect();
-    Ok(Step {
+    Step {
         sql: format!(
             "-- statement::upsert()\n{insert} ON CONFLICT ({}) DO {action}",
             key.join(", ")
         ),
         params: Params::Values(values),
         target: None,
-    })
+    }
 }
 
 /// `head` restricted to one key and, where given, to the values the caller had seen.
-fn keyed(
-    table: &Table,
-    head: &str,
-    mut values: Vec<Value>,
-    key: &Fields,
-    expected: Option<&Fields>,
-) -> Result<Step, WriteError> {
-    check(table, key)?;
-    if key.len() != table.key.len()
-        || table
-            .key
-            .iter()
-            .any(|k| key.get(k).is_none_or(|v| *v == Value::Now))
-    {
-        return Err(WriteError::Invalid(format!(
-            "the key of {} is ({})",
-            table.name,
-            table.key.join(", ")
-        )));
-    }
+fn keyed(table: &Table, head: &str, mut values: Vec<Value>, key: &Fields, expected: Option<&Fields>) -> Step {
     let mut look = Vec::new();
     let by_key = conditions(key, "=", &mut look);
     let mut tests = vec![conditions(key, "=", &mut values)];
     if let Some(expected) = expected.filter(|e| !e.is_empty()) {
-        check(table, expected)?;
         tests.push(conditions(expected, "IS NOT DISTINCT FROM", &mut values));
     }
     let image: Vec<String> = table.columns.iter().map(|c| ident(&c.name)).collect();
-    Ok(Step {
+    Step {
         sql: format!("-- statement::keyed()\n{head} WHERE {}", tests.join(" AND ")),
         params: Params::Values(values),
         target: Some(Target {
@@ -228,7 +264,7 @@ fn keyed(
             ),
             key: look,
         }),
-    })
+    }
 }
 
 fn conditions(fields: &Fields, operator: &str, values: &mut Vec<Value>) -> String {
@@ -254,21 +290,6 @@ fn slot(value: &Value, values: &mut Vec<Value>) -> String {
     }
     values.push(value.clone());
     format!("${}", values.len())
-}
-
-fn check(table: &Table, fields: &Fields) -> Result<(), WriteError> {
-    for (place, (name, _)) in fields.iter().enumerate() {
-        if table.column(name).is_none() {
-            return Err(WriteError::Invalid(format!(
-                "table {} has no column `{name}`",
-                table.name
-            )));
-        }
-        if fields.iter().take(place).any(|(earlier, _)| earlier == name) {
-            return Err(WriteError::Invalid(format!("column `{name}` is named twice")));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -23,26 +23,23 @@ pub(super) struct Asked {
 }
 
 /// Rows of equal changes, in one statement.
-pub(super) struct Group {
-    pub table: String,
-    /// For any number of rows, and a simpler one for one, if there is one.
-    sql: String,
-    sql_of_one: Option<String>,
+pub(super) struct Group<'a> {
+    /// The first of them.
+    change: &'a Change,
+    form: Form,
     pub rows: Vec<Asked>,
     /// One array a parameter, after the rows' numbers.
-    pub columns: Vec<Vec<Option<String>>>,
+    pub columns: Vec<Vec<Option<&'a str>>>,
     /// Keys the callers named: a statement must not meet a row twice.
-    keys: HashSet<Vec<String>>,
+    keys: HashSet<Vec<&'a str>>,
 }
 
-/// One change as a statement for any number of rows like its own.
-struct Shape {
+/// A statement for any number of rows of equal changes, and a simpler one for one, if there is one.
+struct Form {
     sql: String,
     sql_of_one: Option<String>,
-    deletes: bool,
     by_key: bool,
-    rows: Vec<Vec<Option<String>>>,
-    key: Option<Vec<String>>,
+    values: usize,
 }
 
 /// The statements of a batch, in an order that keeps each job's own; `None` if one of its changes needs to be captured by
@@ -50,54 +47,93 @@ struct Shape {
 pub(super) fn groups<'a>(
     catalog: &Catalog,
     jobs: impl Iterator<Item = Option<&'a [Change]>>,
-) -> Option<Vec<Group>> {
-    let mut groups: Vec<Group> = Vec::new();
+) -> Option<Vec<Group<'a>>> {
+    let mut groups: Vec<Group<'a>> = Vec::new();
     for (job, changes) in jobs.enumerate() {
         // Not before what this job did already.
         let mut earliest = 0;
         for (number, change) in changes?.iter().enumerate() {
             let table = catalog.get(change.table()).filter(|t| t.links.plain())?;
-            let shape = shape(table, change)?;
-            let fits = |group: &Group| {
-                group.sql == shape.sql && shape.key.as_ref().is_none_or(|key| !group.keys.contains(key))
+            if let Change::Insert { rows, .. } = change
+                && !rows.iter().all(|row| same_columns(row, &rows[0]))
+            {
+                return None;
+            }
+            let key = key_of(table, change);
+            let fits = |group: &Group<'_>| {
+                alike(group.change, change) && key.as_ref().is_none_or(|key| !group.keys.contains(key))
             };
             let place = match groups[earliest..].iter().position(fits) {
                 Some(place) => earliest + place,
                 None => {
-                    groups.push(Group {
-                        table: table.name.clone(),
-                        columns: vec![Vec::new(); shape.rows.first().map_or(0, Vec::len)],
-                        sql: shape.sql,
-                        sql_of_one: shape.sql_of_one,
-                        rows: Vec::new(),
-                        keys: HashSet::new(),
-                    });
+                    groups.push(Group::new(form(table, change)?, change));
                     groups.len() - 1
                 }
             };
             earliest = place;
-            let group = &mut groups[place];
-            group.keys.extend(shape.key);
-            for row in shape.rows {
-                group.rows.push(Asked {
-                    job,
-                    change: number,
-                    deletes: shape.deletes,
-                    by_key: shape.by_key,
-                });
-                for (column, value) in group.columns.iter_mut().zip(row) {
-                    column.push(value);
-                }
-            }
+            groups[place].keys.extend(key);
+            groups[place].take(job, number, change);
         }
     }
     Some(groups)
 }
 
-/// Values of one row and the expressions that read them from the statement's arrays.
+/// Whether two rows are written by one statement.
+fn same_columns(one: &Fields, other: &Fields) -> bool {
+    let alike = |((name, value), (named, with)): ((&str, &Value), (&str, &Value))| {
+        name == named && (*value == Value::Now) == (*with == Value::Now)
+    };
+    one.len() == other.len() && one.iter().zip(other.iter()).all(alike)
+}
+
+/// Whether two changes are one statement with other values.
+fn alike(one: &Change, other: &Change) -> bool {
+    let both = |a: Option<&Fields>, b: Option<&Fields>| match (a, b) {
+        (Some(a), Some(b)) => same_columns(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    use Change::{Delete, Insert, Update, Upsert};
+    one.table() == other.table()
+        && match (one, other) {
+            (Insert { rows: a, .. }, Insert { rows: b, .. }) => both(a.first(), b.first()),
+            (Upsert { row: a, .. }, Upsert { row: b, .. }) => same_columns(a, b),
+            (
+                Update {
+                    key, set, expected, ..
+                },
+                Update {
+                    key: k,
+                    set: s,
+                    expected: e,
+                    ..
+                },
+            ) => same_columns(key, k) && same_columns(set, s) && both(expected.as_ref(), e.as_ref()),
+            (
+                Delete { key, expected, .. },
+                Delete {
+                    key: k, expected: e, ..
+                },
+            ) => same_columns(key, k) && both(expected.as_ref(), e.as_ref()),
+            _ => false,
+        }
+}
+
+/// Rows of a change, each with the fields whose values the statement takes, in its order.
+fn rows_of(change: &Change) -> Vec<[Option<&Fields>; 3]> {
+    match change {
+        Change::Insert { rows, .. } => rows.iter().map(|row| [Some(row), None, None]).collect(),
+        Change::Upsert { row, .. } => vec![[Some(row), None, None]],
+        Change::Update {
+            key, set, expected, ..
+        } => vec![[Some(set), Some(key), expected.as_ref()]],
+        Change::Delete { key, expected, .. } => vec![[Some(key), expected.as_ref(), None]],
+    }
+}
+
+/// Counts the values of one row, and gives the expressions that read them from the statement's arrays.
 #[derive(Default)]
 struct Slots {
-    values: Vec<Option<String>>,
+    values: usize,
 }
 
 impl Slots {
@@ -106,15 +142,15 @@ impl Slots {
         if *value == Value::Now {
             return "CURRENT_TIMESTAMP".into();
         }
-        self.values.push(value.as_text().map(str::to_owned));
-        format!("CAST(x.p{} AS {})", self.values.len(), column.cast_type)
+        self.values += 1;
+        format!("CAST(x.p{} AS {})", self.values, column.cast_type)
     }
 
     /// The arrays as a table `x`.
     fn from(&self) -> String {
         let mut arrays = String::from("unnest($1::int4[]");
         let mut names = String::from("n");
-        for place in 1..=self.values.len() {
+        for place in 1..=self.values {
             arrays.push_str(&format!(", ${}::text[]", place + 1));
             names.push_str(&format!(", p{place}"));
         }
@@ -122,22 +158,9 @@ impl Slots {
     }
 }
 
-fn shape(table: &Table, change: &Change) -> Option<Shape> {
+fn form(table: &Table, change: &Change) -> Option<Form> {
     match change {
-        Change::Insert { rows, .. } => {
-            let mut shape = write(table, rows.first()?, None)?;
-            let names = |row: &'_ Fields| row.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
-            let first = names(rows.first()?);
-            for row in &rows[1..] {
-                if names(row) != first || row.iter().any(|(_, value)| *value == Value::Now) {
-                    return None;
-                }
-                shape
-                    .rows
-                    .push(row.iter().map(|(_, v)| v.as_text().map(str::to_owned)).collect());
-            }
-            Some(shape)
-        }
+        Change::Insert { rows, .. } => write(table, rows.first()?, None),
         Change::Upsert { row, .. } => {
             let sets: Vec<String> = row
                 .iter()
@@ -146,9 +169,7 @@ fn shape(table: &Table, change: &Change) -> Option<Shape> {
                 .collect();
             // Without a column to set it would answer nothing for a row that is there.
             (!sets.is_empty()).then_some(())?;
-            let mut shape = write(table, row, Some(sets.join(", ")))?;
-            shape.key = key_text(table, row);
-            Some(shape)
+            write(table, row, Some(sets.join(", ")))
         }
         Change::Update {
             key, set, expected, ..
@@ -168,20 +189,13 @@ fn shape(table: &Table, change: &Change) -> Option<Shape> {
             })
         }
         Change::Delete { key, expected, .. } => {
-            let mut shape = keyed(
-                table,
-                key,
-                expected.as_ref(),
-                Slots::default(),
-                |from, test, answer| {
-                    format!(
-                        "DELETE FROM {} AS t USING {from} WHERE {test} RETURNING {answer}, NULL::text, false",
-                        table.ident
-                    )
-                },
-            )?;
-            shape.deletes = true;
-            Some(shape)
+            let slots = Slots::default();
+            keyed(table, key, expected.as_ref(), slots, |from, test, answer| {
+                format!(
+                    "DELETE FROM {} AS t USING {from} WHERE {test} RETURNING {answer}, NULL::text, false",
+                    table.ident
+                )
+            })
         }
     }
 }
@@ -201,7 +215,7 @@ fn each(
 
 /// An insert, or with `sets` an upsert. Which row got which key is known from the rows' own values: keys that PostgreSQL
 /// would make in the insert are made just before it, and no order of answers is relied upon.
-fn write(table: &Table, row: &Fields, sets: Option<String>) -> Option<Shape> {
+fn write(table: &Table, row: &Fields, sets: Option<String>) -> Option<Form> {
     let given = |name: &String| row.get(name).is_some();
     // Only the statement for one row refuses a value for such a key as it should.
     if table.links.fixed_key && table.key.iter().any(given) {
@@ -237,7 +251,7 @@ fn write(table: &Table, row: &Fields, sets: Option<String>) -> Option<Shape> {
             image = image_record(table),
         )
     });
-    Some(Shape {
+    Some(Form {
         sql_of_one,
         sql: format!(
             "-- group::write()\nWITH u AS MATERIALIZED (SELECT x.n, {made} FROM {from}),\n\
@@ -250,10 +264,8 @@ fn write(table: &Table, row: &Fields, sets: Option<String>) -> Option<Shape> {
             image = image_record(table),
             made_key = key_record(table, "u"),
         ),
-        deletes: false,
         by_key: false,
-        rows: vec![slots.values],
-        key: None,
+        values: slots.values,
     })
 }
 
@@ -264,7 +276,7 @@ fn keyed(
     expected: Option<&Fields>,
     mut slots: Slots,
     statement: impl FnOnce(&str, &str, &str) -> String,
-) -> Option<Shape> {
+) -> Option<Form> {
     let mut tests = each(table, key, &mut slots, |name, slot| format!("t.{name} = {slot}"))?;
     if let Some(expected) = expected {
         tests.extend(each(table, expected, &mut slots, |name, slot| {
@@ -276,21 +288,24 @@ fn keyed(
     }
     let answer = format!("x.n, {}", key_record(table, "t"));
     let sql = statement(&slots.from(), &tests.join(" AND "), &answer);
-    Some(Shape {
+    Some(Form {
         sql_of_one: None,
         sql: format!("-- group::keyed()\n{sql}"),
-        deletes: false,
         by_key: true,
-        rows: vec![slots.values],
-        key: key_text(table, key),
+        values: slots.values,
     })
 }
 
-/// The key as the caller wrote it. Two ways to write one key are not noticed: then a row is met twice, and the batch is
-/// run one by one.
-fn key_text(table: &Table, fields: &Fields) -> Option<Vec<String>> {
-    let text = |k: &String| Some(fields.get(k)?.as_text()?.to_owned());
-    table.key.iter().map(text).collect()
+/// The key as the caller wrote it; `None` where the caller names none. Two ways to write one key are not noticed: then a
+/// row is met twice, and the batch is run one by one.
+fn key_of<'a>(table: &Table, change: &'a Change) -> Option<Vec<&'a str>> {
+    let fields = match change {
+        Change::Insert { .. } => return None,
+        Change::Upsert { row: fields, .. }
+        | Change::Update { key: fields, .. }
+        | Change::Delete { key: fields, .. } => fields,
+    };
+    table.key.iter().map(|k| fields.get(k)?.as_text()).collect()
 }
 
 fn key_record(table: &Table, of: &str) -> String {
@@ -307,12 +322,43 @@ fn image_record(table: &Table) -> String {
     format!("ROW({})::{}::text", values.join(", "), row_type(&table.name))
 }
 
-impl Group {
+impl<'a> Group<'a> {
+    fn new(form: Form, change: &'a Change) -> Group<'a> {
+        Group {
+            change,
+            columns: vec![Vec::new(); form.values],
+            form,
+            rows: Vec::new(),
+            keys: HashSet::new(),
+        }
+    }
+
+    /// Adds the rows of a change that is like its own.
+    fn take(&mut self, job: usize, number: usize, change: &'a Change) {
+        for fields in rows_of(change) {
+            let values = fields.into_iter().flatten().flat_map(Fields::iter);
+            let given = values.filter(|(_, value)| **value != Value::Now);
+            for (column, (_, value)) in self.columns.iter_mut().zip(given) {
+                column.push(value.as_text());
+            }
+            self.rows.push(Asked {
+                job,
+                change: number,
+                deletes: matches!(change, Change::Delete { .. }),
+                by_key: self.form.by_key,
+            });
+        }
+    }
+
+    pub fn table(&self) -> &'a str {
+        self.change.table()
+    }
+
     /// Its statement.
     pub fn sql(&self) -> &str {
-        match (&self.sql_of_one, self.rows.len()) {
+        match (&self.form.sql_of_one, self.rows.len()) {
             (Some(sql), 1) => sql,
-            _ => &self.sql,
+            _ => &self.form.sql,
         }
     }
 
@@ -365,7 +411,7 @@ mod tests {
         Fields::new().with("id", id)
     }
 
-    fn grouped(jobs: &[Vec<Change>]) -> Option<Vec<Group>> {
+    fn grouped(jobs: &[Vec<Change>]) -> Option<Vec<Group<'_>>> {
         groups(&catalog(), jobs.iter().map(|changes| Some(changes.as_slice())))
     }
 
@@ -397,11 +443,31 @@ mod tests {
         );
         let many = Change::insert_many("items", vec![name("a"), name("b")]);
         assert_eq!(shape_of(&[vec![many], vec![insert()]]), [vec![0, 0, 1]]);
+        // Other columns, or the same with a value that only the server knows: statements of their own.
+        let now = Change::insert("items", Fields::new().with("name", Value::Now));
+        let other = Change::insert("items", Fields::new().with("content", "x"));
+        assert_eq!(
+            shape_of(&[vec![insert()], vec![now], vec![other]]),
+            [vec![0], vec![1], vec![2]]
+        );
+        let mixed = vec![name("a"), Fields::new().with("content", "b")];
+        assert!(grouped(&[vec![Change::insert_many("items", mixed)]]).is_none());
+    }
+
+    #[test]
+    fn values_stand_in_the_order_of_the_statement() {
+        let update = |n: i32, text: &str| {
+            Change::update("items", id(n), name(text)).expecting(Fields::new().with("content", Value::Null))
+        };
+        let changes = [vec![update(1, "x")], vec![update(2, "y")]];
+        let groups = grouped(&changes).unwrap();
+        let expected = [[Some("x"), Some("y")], [Some("1"), Some("2")], [None, None]];
+        assert_eq!(groups[0].columns, expected);
     }
 
     #[test]
     fn statements() {
-        let sql = |change: Change| grouped(&[vec![change]]).unwrap()[0].sql.clone();
+        let sql = |change: Change| grouped(&[vec![change]]).unwrap()[0].form.sql.clone();
         assert_eq!(
             sql(Change::insert("items", name("x"))),
             "-- group::write()\nWITH u AS MATERIALIZED (SELECT x.n, CAST(x.p1 AS text) AS \"name\", \

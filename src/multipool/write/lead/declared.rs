@@ -35,7 +35,7 @@ impl Lane {
         leader: SideId,
         conn: &Conn,
         jobs: &[Job],
-        groups: &[Group],
+        groups: &[Group<'_>],
         (catalog, structure): (&Catalog, i64),
     ) -> Result<Collected, Stop> {
         let alone = jobs.len() == 1;
@@ -70,9 +70,9 @@ impl Lane {
         for (statement, params) in prepared.iter().zip(&params) {
             sent.push(send_query(client, statement, params));
         }
-        let deferrable = |group: &Group| {
+        let deferrable = |group: &Group<'_>| {
             catalog
-                .get(&group.table)
+                .get(group.table())
                 .is_none_or(|table| table.links.deferrable)
         };
         if groups.iter().any(deferrable) {
@@ -112,13 +112,13 @@ impl Lane {
     fn entry(
         &self,
         jobs: &[Job],
-        group: &Group,
+        group: &Group<'_>,
         asked: &Asked,
         (key, image, fresh): Found,
     ) -> Result<Entry, Stop> {
         if let Some(length) = image.as_ref().map(String::len).filter(|n| *n > MAX_IMAGE_BYTES) {
             return Err(match jobs {
-                [_] => Stop::Refused(too_long(&group.table, length)),
+                [_] => Stop::Refused(too_long(group.table(), length)),
                 _ => Stop::Split,
             });
         }
@@ -126,7 +126,7 @@ impl Lane {
             lane: self.id,
             batch: self.batch,
             op: jobs[asked.job].op.uuid(),
-            table: group.table.clone(),
+            table: group.table().to_owned(),
             kind: match (asked.deletes, fresh) {
                 (true, _) => Kind::Delete,
                 (false, true) => Kind::Insert,
