@@ -21,8 +21,17 @@ pub fn config(stack: &Running, instance: &str) -> PoolConfig {
 
 /// Two databases with the application's tables watched.
 pub async fn installed() -> Running {
+    installed_with(&[], "").await
+}
+
+/// Two databases with the application's tables and further ones, which `ddl` makes, watched.
+pub async fn installed_with(further: &[&str], ddl: &str) -> Running {
     let stack = pair().await;
-    install(&config(&stack, "init"), &TABLES).await.unwrap();
+    for name in ["a", "b"] {
+        sql(&stack, name).await.batch_execute(ddl).await.unwrap();
+    }
+    let tables: Vec<&str> = TABLES.iter().chain(further).copied().collect();
+    install(&config(&stack, "init"), &tables).await.unwrap();
     stack
 }
 
@@ -36,6 +45,11 @@ pub async fn sql(stack: &Running, name: &str) -> Client {
 
 pub fn item(name: &str) -> Change {
     Change::insert("items", Fields::new().with("name", name))
+}
+
+/// The key of an item.
+pub fn id(id: i64) -> Fields {
+    Fields::new().with("id", id)
 }
 
 pub async fn insert(pool: &MultiPool, name: &str) -> i64 {
