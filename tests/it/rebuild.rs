@@ -15,7 +15,7 @@ use kambana::config::PoolConfig;
 use kambana::local::{Action, Stack, Target};
 use kambana::multipool::{Change, Fields, MultiPool, OpId, install};
 
-use crate::load::{Load, check};
+use crate::load::Load;
 use crate::support::{
     Running, assert_identical, connect, eventually, full, healed, number, pair, rows, side, whole,
 };
@@ -139,10 +139,7 @@ async fn wiped_under_load(name: &str) {
     load.more(100).await;
     whole(&stack, LIMIT).await;
     load.more(100).await;
-    let history = load.stop().await;
-    healed(&stack, LIMIT).await;
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
-    check(&stack, &history).await;
+    load.all_served(&stack, LIMIT).await;
     let events = all_events(&stack).await;
     assert!(
         events.contains(&format!("side {name} was rebuilt from side {other}")),
@@ -154,9 +151,7 @@ async fn wiped_under_load(name: &str) {
     load.more(30).await;
     stack.act(Action::Start, Target::Side(side(other))).await.unwrap();
     whole(&stack, LIMIT).await;
-    let history = load.stop().await;
-    healed(&stack, LIMIT).await;
-    check(&stack, &history).await;
+    load.judged(&stack, LIMIT).await;
     stack.stop().await.unwrap();
 }
 
@@ -302,9 +297,7 @@ async fn an_ordinary_crash_is_no_restore() {
             "{before} {after}: the same side goes on"
         );
     }
-    let history = load.stop().await;
-    healed(&stack, LIMIT).await;
-    check(&stack, &history).await;
+    load.judged(&stack, LIMIT).await;
     let events = all_events(&stack).await;
     assert!(
         !events.contains("rebuil") && !events.contains("backup"),

@@ -1,12 +1,11 @@
 //! The main promise under load: whatever dies, both databases end identical and nothing acknowledged is lost.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use kambana::local::{Action, Target};
 
-use crate::load::{History, Load, check};
-use crate::support::{Running, eventually, full, healed, number, setting, side, whole};
+use crate::load::Load;
+use crate::support::{Running, eventually, full, number, setting, side, whole};
 
 /// A crash costs at most this much between two successful writes; a freeze three times as much.
 const CRASH_BUDGET: Duration = Duration::from_secs(1);
@@ -28,15 +27,12 @@ async fn eight_clients_on_forty_rows() {
     let load = Load::start(both(&stack), 8, 40, false);
     let seconds = setting("KAMBANA_LOAD_S", 10);
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let history = load.stop().await;
-    healed(&stack, Duration::from_secs(10)).await;
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
+    let history = load.all_served(&stack, Duration::from_secs(10)).await;
     assert!(
         history.acknowledged_count() as u64 > 20 * seconds,
         "only {} writes",
         history.acknowledged_count()
     );
-    check(&stack, &history).await;
     assert_eq!(
         epoch(&stack, "a").await,
         1,
@@ -69,18 +65,11 @@ async fn side_fault(name: &str, break_it: Action, mend_it: Action, budget: Durat
     load.more(200).await;
     whole(&stack, Duration::from_secs(30)).await;
     load.more(100).await;
-    let history = load.stop().await;
-    finish(&stack, &history, budget).await;
+    finish(&stack, load, budget).await;
 }
 
-async fn finish(stack: &Running, history: &Arc<History>, budget: Duration) {
-    healed(stack, Duration::from_secs(30)).await;
-    assert_eq!(
-        *history.failures.lock().unwrap(),
-        Vec::<String>::new(),
-        "no request fails"
-    );
-    check(stack, history).await;
+async fn finish(stack: &Running, load: Load, budget: Duration) {
+    let history = load.all_served(stack, Duration::from_secs(30)).await;
     assert!(
         history.worst_gap() < budget * CROWDED,
         "worst gap {:?}",
@@ -128,8 +117,7 @@ async fn both_sides_are_restarted_one_after_the_other() {
         whole(&stack, Duration::from_secs(30)).await;
         load.more(100).await;
     }
-    let history = load.stop().await;
-    finish(&stack, &history, CRASH_BUDGET).await;
+    finish(&stack, load, CRASH_BUDGET).await;
 }
 
 /// A killed instance leaves requests without an answer; a careful client sends them again under the same name.
@@ -144,10 +132,7 @@ async fn instances_are_killed_and_retries_apply_once() {
         stack.act(Action::Start, Target::Web(index)).await.unwrap();
         load.more(100).await;
     }
-    let history = load.stop().await;
-    healed(&stack, Duration::from_secs(30)).await;
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
-    check(&stack, &history).await;
+    load.all_served(&stack, Duration::from_secs(30)).await;
     stack.stop().await.unwrap();
 }
 

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use uuid::Uuid;
 
 use super::scene::{CRASH, CROWDED, FREEZE, HEAL, Scene};
-use crate::load::{Load, check};
+use crate::load::Load;
 use crate::support::{eventually, healed, number, pair, side, whole};
 
 /// How soon pages and `/api/status` tell the truth.
@@ -387,14 +387,7 @@ async fn process_dies(name: &str, which: &str) {
     }
     whole(&scene, HEAL).await;
     load.more(50).await;
-    let history = load.stop().await;
-    healed(&scene, HEAL).await;
-    assert_eq!(
-        *history.failures.lock().unwrap(),
-        Vec::<String>::new(),
-        "{which} of {name}"
-    );
-    check(&scene, &history).await;
+    let history = load.all_served(&scene, HEAL).await;
     assert!(
         history.worst_gap() < CRASH * CROWDED,
         "{which} of {name}: {:?}",

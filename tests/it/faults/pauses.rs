@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::points::{Points, with_failpoints};
 use super::stage::{active, applied, insert, run, skipped};
-use crate::load::{Load, check, http};
+use crate::load::{Load, http};
 use crate::support::{
     Running, assert_identical, connect, eventually, full, healed, instances, number, program, rows, setting,
     side, start, whole,
@@ -43,11 +43,7 @@ async fn case_43_an_instance_that_stood_still_changes_nothing_when_it_goes_on() 
         stack.act(Action::Thaw, Target::Web(index)).await.unwrap();
         load.more(100).await;
     }
-    let history = load.stop().await;
-    whole(&stack, RETURN).await;
-    healed(&stack, RETURN).await;
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
-    check(&stack, &history).await;
+    load.all_served(&stack, RETURN).await;
     stack.stop().await.unwrap();
 }
 
@@ -259,10 +255,7 @@ async fn case_45_two_repairers_at_once_do_no_harm() {
     thief.await.unwrap();
     whole(&stack, RETURN).await;
     load.more(50).await;
-    let history = load.stop().await;
-    healed(&stack, RETURN).await;
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
-    check(&stack, &history).await;
+    load.all_served(&stack, RETURN).await;
     stack.stop().await.unwrap();
 }
 
@@ -402,9 +395,6 @@ async fn case_46_clocks_an_hour_apart_stepping_back() {
         stack.act(Action::Start, Target::Side(side(name))).await.unwrap();
         whole(&stack, RETURN).await;
     }
-    let history = load.stop().await;
-    healed(&stack, RETURN).await;
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
-    check(&stack, &history).await;
+    load.all_served(&stack, RETURN).await;
     stack.stop().await.unwrap();
 }

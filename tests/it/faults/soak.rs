@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use kambana::local::{Action, Target};
 
 use super::overload::resident_kb;
-use crate::load::{Dice, Load, check};
-use crate::support::{Running, full, healed, number, setting, side, whole};
+use crate::load::{Dice, Load};
+use crate::support::{Running, full, number, setting, side, whole};
 
 const RETURN: Duration = Duration::from_secs(90);
 
@@ -73,12 +73,9 @@ async fn case_60_faults_without_end() {
     whole(&stack, RETURN).await;
     load.more(300).await;
     let end = size(&stack);
-    let history = load.stop().await;
-    healed(&stack, RETURN).await;
+    load.all_served(&stack, RETURN).await;
     println!("{faults} faults; memory and files {start:?} -> {end:?}");
     assert!(faults >= 3);
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
-    check(&stack, &history).await;
     for ((memory, files), (later, more)) in start.iter().zip(&end) {
         assert!(later < &(memory + 40_000), "memory grows: {memory} -> {later} kB");
         assert!(more < &(files + 60), "open files grow: {files} -> {more}");

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use kambana::local::Stack;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 pub use history::{History, check, nothing_left_over};
 use order::{Record, RowOp};
+
+use crate::support::healed;
 
 /// Running clients.
 pub struct Load {
@@ -77,6 +80,21 @@ impl Load {
             history.acknowledged_count() >= goal
         })
         .await;
+    }
+
+    /// Stops it; once nothing is open any more, every answer was true.
+    pub async fn judged(self, stack: &Stack, limit: Duration) -> Arc<History> {
+        let history = self.stop().await;
+        healed(stack, limit).await;
+        check(stack, &history).await;
+        history
+    }
+
+    /// As [`Load::judged`], and no request has failed.
+    pub async fn all_served(self, stack: &Stack, limit: Duration) -> Arc<History> {
+        let history = self.judged(stack, limit).await;
+        assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
+        history
     }
 
     pub async fn stop(self) -> Arc<History> {

@@ -115,10 +115,7 @@ async fn restored_while_it_was_out(name: &str) {
     stack.act(Action::Start, target).await.unwrap();
     whole(&stack, LIMIT).await;
     load.more(50).await;
-    let history = load.stop().await;
-    healed(&stack, LIMIT).await;
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
-    check(&stack, &history).await;
+    load.all_served(&stack, LIMIT).await;
     let events = all_events(&stack).await;
     let rebuilt = format!("side {name} was rebuilt from side {other}");
     assert!(

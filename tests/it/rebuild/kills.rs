@@ -79,9 +79,7 @@ async fn case_47_twenty_random_kills_during_rebuilds() {
     println!("killed {hits:?}; {completed} rebuilds ended in between");
     whole(&stack, LIMIT).await;
     load.more(30).await;
-    let history = load.stop().await;
-    healed(&stack, LIMIT).await;
-    check(&stack, &history).await;
+    load.judged(&stack, LIMIT).await;
     // Whoever finishes what another has begun says why it was begun.
     let events = all_events(&stack).await;
     println!("{events}");

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{CROWDED, HEAL, three};
-use crate::load::{Load, check};
+use crate::load::Load;
 use crate::support::{assert_identical, eventually, healed};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,9 +23,7 @@ async fn a_write_by_hand_on_one_side_reaches_both_others_in_time() {
             .await;
         println!("{name}: everywhere after {:?}", began.elapsed());
     }
-    let history = load.stop().await;
-    healed(&scene, HEAL).await;
-    check(&scene, &history).await;
+    load.judged(&scene, HEAL).await;
     scene.finish().await;
 }
 

@@ -13,8 +13,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::faults::scene::{CROWDED, HEAL, Scene};
-use crate::load::{Load, check};
-use crate::support::{eventually, healed, number, side, whole};
+use crate::load::Load;
+use crate::support::{eventually, number, side};
 
 /// A side that is lost, or one that had stood still, is left out and comes back in this time.
 const SEEN: Duration = Duration::from_secs(40);
@@ -87,11 +87,7 @@ async fn under_load(scene: &Scene, steps: &[Step]) {
             .await;
         assert!(told.applied(), "{told:?}");
     }
-    let history = load.stop().await;
-    whole(scene, HEAL).await;
-    healed(scene, HEAL).await;
-    assert_eq!(*history.failures.lock().unwrap(), Vec::<String>::new());
-    check(scene, &history).await;
+    let history = load.all_served(scene, HEAL).await;
     let limit = Duration::from_secs(5) * CROWDED;
     assert!(history.worst_gap() < limit, "worst gap {:?}", history.worst_gap());
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kambana::local::{Action, PortChoice, StackOptions, Target};
 
 use super::{Net, SECRET, voter};
-use crate::load::{Load, check};
+use crate::load::Load;
 use crate::support::{TestDir, eventually, healed, program, side, whole};
 
 /// A witness as a child of the test; dropping it kills it.
@@ -96,9 +96,7 @@ async fn a_machine_burns(lost: usize) {
     act(&net, Action::Start, machine).await;
     whole(&net.stack, Duration::from_secs(60)).await;
     net.all_vote().await;
-    let history = load.stop().await;
-    healed(&net.stack, Duration::from_secs(30)).await;
-    check(&net.stack, &history).await;
+    load.judged(&net.stack, Duration::from_secs(30)).await;
     net.stack.stop().await.unwrap();
 }
 

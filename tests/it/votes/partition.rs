@@ -8,8 +8,8 @@ use kambana::local::Way;
 use serde_json::Value;
 
 use super::{Net, voter};
-use crate::load::{Load, check, http};
-use crate::support::{eventually, healed, side};
+use crate::load::{Load, http};
+use crate::support::{eventually, side};
 
 /// Two instances, each asked directly.
 fn both(net: &Net) -> Vec<String> {
@@ -30,9 +30,7 @@ async fn ready(net: &Net, index: usize) -> u16 {
 /// Ends the load and asks both sides for everything.
 async fn judge(net: &Net, load: Load) {
     crate::support::whole(&net.stack, Duration::from_secs(60)).await;
-    let history = load.stop().await;
-    healed(&net.stack, Duration::from_secs(30)).await;
-    check(&net.stack, &history).await;
+    load.judged(&net.stack, Duration::from_secs(30)).await;
     net.stack.stop().await.unwrap();
 }
 
