@@ -52,6 +52,8 @@ pub enum Part {
     Reads,
     /// Flushes of the log a write.
     Costs,
+    /// Where the time of W1 goes on the servers.
+    Profile,
     /// W1 to W3 with 1 ms added to every fsync.
     SlowFlush,
     /// W1 to W3 with 0.5 ms added to every round trip.
@@ -65,7 +67,7 @@ pub enum Part {
 impl Args {
     /// Whether this part was asked for.
     pub fn wants(&self, part: Part) -> bool {
-        let slow = matches!(part, Part::Costs | Part::SlowLink);
+        let slow = matches!(part, Part::Costs | Part::SlowLink | Part::Profile);
         match self.only.is_empty() {
             true => !(self.quick && slow),
             false => self.only.contains(&part),

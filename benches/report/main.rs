@@ -7,6 +7,7 @@
 //! - `args`: what is asked for. `work`: what clients do. `systems`: what is measured, with its databases.
 //! - `worker`: an instance of an application, as a process of its own; `crew`: the same seen from outside.
 //! - `rounds`: every system one short cell after the other; `meter`: what was used; `equal`: whether the copies are equal.
+//! - `profile`: where a write's time goes on the servers.
 //! - `http`: the same through HTTP; `bulk`: large tables.
 //! - `results`: medians and ratios; `machine`, `report`: the text.
 //!
@@ -19,6 +20,7 @@ mod equal;
 mod http;
 mod machine;
 mod meter;
+mod profile;
 mod report;
 mod results;
 mod rounds;
@@ -85,6 +87,7 @@ async fn run(args: &Args) -> Result<Results> {
         sockets: sockets.path().to_path_buf(),
         condition: Condition::Plain,
         preload: None,
+        counts_statements: false,
     };
     let mut results = Results::default();
     let works = args.works();
@@ -115,6 +118,9 @@ async fn run(args: &Args) -> Result<Results> {
             rounds: args.fewer_rounds(),
         };
         run_block(args, &site, block, false, &mut results).await?;
+    }
+    if args.wants(Part::Profile) {
+        profile::measure(args, &plain, &mut results).await?;
     }
     if args.wants(Part::Http) {
         Box::pin(http::measure(args, &plain, &mut results)).await?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::equal::Verdict;
+use crate::profile::Profile;
 use crate::systems::{Condition, Kind, Measured};
 use crate::work::Work;
 
@@ -20,6 +21,8 @@ pub struct Results {
     pub memory: Vec<(Condition, Kind, f64, f64)>,
     /// Flushes of the log a write.
     pub costs: Vec<Cost>,
+    /// Where the time of a write goes on the servers.
+    pub profiles: Vec<Profile>,
     /// Figures that stand for themselves.
     pub lines: Vec<Line>,
 }

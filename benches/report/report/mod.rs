@@ -49,6 +49,7 @@ pub fn text(machine: &[String], results: &Results) -> String {
         section(&mut out, condition, results);
     }
     out.push_str(&tables::lines(results));
+    out.push_str(&tables::profiles(results));
     out.push_str(&tables::costs(results));
     out.push_str(&tables::memory(results));
     out.push_str(&tables::verdicts(results));

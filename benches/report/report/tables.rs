@@ -1,5 +1,6 @@
 //! The details.
 
+use std::cmp::Ordering;
 use std::fmt::Write;
 
 use crate::results::Results;
@@ -110,6 +111,58 @@ pub fn figure(value: f64) -> String {
 /// A ratio, if there is one.
 fn ratio(ratio: Option<f64>) -> String {
     ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"))
+}
+
+/// Statements that cost less than this part of all are left out.
+const WORTH_A_LINE: f64 = 0.01;
+
+/// Where the time of a write goes on the servers.
+pub fn profiles(results: &Results) -> String {
+    let mut out = String::new();
+    for profile in &results.profiles {
+        let [application, databases] = profile.cpu_us;
+        let whole: f64 = profile
+            .statements
+            .iter()
+            .filter(|s| !s.inside)
+            .map(|s| s.us)
+            .sum();
+        let _ = write!(
+            out,
+            "### {}, {}, {} clients\n\n{application:.0} µs of processor time an operation in the application and \
+             {databases:.0} in the databases; of these {whole:.0} in these statements, the rest in messages, plans, commits and \
+             what runs beside.\n\n| copy | statement | calls an operation | µs a call | µs an operation |\n|---|---|---:|---:|---:|\n",
+            profile.work, profile.kind, profile.clients
+        );
+        let mut shown: Vec<_> = profile.statements.iter().collect();
+        shown.retain(|s| s.us > whole * WORTH_A_LINE);
+        shown.sort_by(|s, t| {
+            (&s.side, t.us)
+                .partial_cmp(&(&t.side, s.us))
+                .unwrap_or(Ordering::Equal)
+        });
+        for statement in shown {
+            let _ = writeln!(
+                out,
+                "| {} | {}`{}` | {:.3} | {:.0} | {:.1} |",
+                statement.side,
+                if statement.inside { "(inside) " } else { "" },
+                statement.name.replace('|', " "),
+                statement.calls,
+                statement.us / statement.calls,
+                statement.us
+            );
+        }
+        out.push('\n');
+    }
+    match out.is_empty() {
+        true => out,
+        false => format!(
+            "## Where a write's time goes on the servers\n\nAs `pg_stat_statements` counts it, from the start of a statement's \
+             execution to its end; *inside*: run by a function, so its time is in the function's line too. The counting itself \
+             makes everything slower.\n\n{out}"
+        ),
+    }
 }
 
 /// Flushes of the log.

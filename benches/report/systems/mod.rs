@@ -16,6 +16,7 @@ use kambana::local::{Process, ProcessId, Stack};
 use kambana::multipool::SideId;
 use nix::sys::signal::Signal;
 use serde::Serialize;
+use tokio_postgres::Client;
 
 use crate::crew::Worker;
 use crate::equal::{self, Inserted, Verdict};
@@ -134,11 +135,20 @@ impl System {
 
     /// The first change of a page after a checkpoint costs a whole page of log: all systems begin alike.
     async fn checkpoint(&self) -> Result<()> {
-        for side in self.stack.record().sides.into_keys() {
-            let client = superuser(&self.stack, &side, "postgres").await?;
+        for (_, client) in self.superusers().await? {
             client.batch_execute("CHECKPOINT").await?;
         }
         Ok(())
+    }
+
+    /// A superuser's session on every server, outside the measured database.
+    pub async fn superusers(&self) -> Result<Vec<(String, Client)>> {
+        let mut found = Vec::new();
+        for side in self.stack.record().sides.into_keys() {
+            let client = superuser(&self.stack, &side, "postgres").await?;
+            found.push((side, client));
+        }
+        Ok(found)
     }
 
     /// Starts the instances, all at once: each waits for the others.

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail};
 use kambana::local::{Fault, Link, ProcessId, StackOptions};
 use serde::Serialize;
 
+use crate::profile::LIBRARY;
+
 /// Makes flushes slower.
 const SLOW_FSYNC: &str = include_str!("slow_fsync.c");
 const SLOW_FSYNC_LIBRARY: &str = "kambana-slow-fsync.so";
@@ -41,6 +43,8 @@ pub struct Site {
     pub condition: Condition,
     /// The library that the servers load.
     pub preload: Option<PathBuf>,
+    /// Whether the servers count what every statement costs.
+    pub counts_statements: bool,
 }
 
 impl Site {
@@ -57,6 +61,11 @@ impl Site {
         let mut options = StackOptions::pair(&self.dir.join("stack"), &self.templates)
             // 128 clients, each with a connection of its own.
             .with_server_setting("max_connections", "200");
+        if self.counts_statements {
+            options = options
+                .with_server_setting("shared_preload_libraries", LIBRARY)
+                .with_server_setting("pg_stat_statements.track", "all");
+        }
         if let Some((name, value)) = self.server_variable() {
             options = options.with_server_variable(&name, &value);
         }
