@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::{COUNT_BOUND, Cursor, ListQuery, MAX_LIMIT, Page, Total};
-use crate::multipool::{MultiPool, ReadError, together};
+use crate::multipool::{MultiPool, ReadError};
 
 /// A column a list can be sorted by.
 pub(crate) struct Sort {
@@ -145,8 +145,13 @@ fn list_statement(listing: &Listing, query: &ListQuery) -> Statement {
         (true, true) => " NULLS FIRST",
         (true, false) => " NULLS LAST",
     };
+    // What a search finds is counted only where more of it is found than fits on a page.
+    let totals = match query.search.as_str() {
+        "" => format!(", {}", totals(listing, "true", "")),
+        _ => String::new(),
+    };
     statement.sql = format!(
-        "-- {function}\nSELECT {columns}, ({column})::text AS sort_key FROM {table} WHERE {conditions} \
+        "-- {function}\nSELECT {columns}, ({column})::text AS sort_key{totals} FROM {table} WHERE {conditions} \
          ORDER BY {column} {direction}{nulls}, id {direction} LIMIT {limit}",
         // One row more than wanted tells whether there is another page.
         limit = fetched(query),
@@ -159,39 +164,43 @@ fn list_statement(listing: &Listing, query: &ListQuery) -> Statement {
     statement
 }
 
+/// How many rows there are, up to one more than the bound, and how many PostgreSQL believes there are: evaluated once.
+fn totals(listing: &Listing, condition: &str, search: &str) -> String {
+    let (table, bound) = (listing.table, COUNT_BOUND + 1);
+    // How much a search will find is not known before.
+    let estimate = match search {
+        "" => format!("(SELECT reltuples::bigint FROM pg_class WHERE oid = '{table}'::regclass)"),
+        _ => "-1::bigint".into(),
+    };
+    format!(
+        "(SELECT count(*) FROM (SELECT FROM {table} WHERE {condition} LIMIT {bound}) AS found) AS counted, \
+         {estimate} AS estimate"
+    )
+}
+
 fn count_statement(listing: &Listing, search: &str) -> Statement {
     let mut statement = Statement::default();
     let condition = search_condition(listing, search, &mut statement);
-    // How much a search will find is not known before.
-    let estimate = match search {
-        "" => format!(
-            "(SELECT reltuples::bigint FROM pg_class WHERE oid = '{}'::regclass)",
-            listing.table
-        ),
-        _ => "-1::bigint".into(),
-    };
     statement.sql = format!(
-        "-- {function}\nSELECT count(*), {estimate} FROM (SELECT FROM {table} WHERE {condition} LIMIT {bound}) AS found",
-        function = listing.function,
-        table = listing.table,
-        bound = COUNT_BOUND + 1,
+        "-- {}\nSELECT {}",
+        listing.function,
+        totals(listing, &condition, search)
     );
     statement
 }
 
-/// Reads one page and the total, in one round trip. A search is counted only if it found more than fits on the first page:
-/// both may have to look through the whole table.
+/// Reads one page and the total, in one statement. A search is counted in a second one, only if it found more than fits on
+/// the first page: both may have to look through the whole table.
 pub(crate) async fn page<T>(
     pool: &MultiPool,
     listing: &Listing,
     query: &ListQuery,
     read_row: impl Fn(&Row) -> Result<T, tokio_postgres::Error>,
 ) -> Result<Page<T>, ReadError> {
-    let count = count_statement(listing, &query.search);
-    let list = list_statement(listing, query);
-    let (counted, mut found) = match query.search.as_str() {
-        "" => together(async { futures::try_join!(count.read(pool), list.read(pool)) }).await?,
-        _ => (Vec::new(), list.read(pool).await?),
+    let mut found = list_statement(listing, query).read(pool).await?;
+    let counted = match found.first() {
+        Some(row) if query.search.is_empty() => Some(total(row)?),
+        _ => None,
     };
     found.truncate(query.limit as usize + 1);
     let backward = query.cursor.as_ref().is_some_and(|cursor| cursor.backward);
@@ -226,22 +235,15 @@ pub(crate) async fn page<T>(
     let next = link(rows.last(), false).filter(|_| more || backward);
     let previous = link(rows.first(), true).filter(|_| if backward { more } else { query.cursor.is_some() });
     let here = rows.len() as i64;
-    let counted = match query.search.as_str() {
-        "" => Ok(counted),
-        _ if query.cursor.is_none() && !more => Ok(Vec::new()),
-        _ => count.read(pool).await,
-    };
     let total = match counted {
-        Ok(counted) => match counted.first() {
-            Some(row) => Total::of(
-                row.try_get(0).map_err(unreadable)?,
-                row.try_get(1).map_err(unreadable)?,
-            ),
-            None => Total::Exactly(here),
+        Some(counted) => counted,
+        None if query.cursor.is_none() && !more => Total::Exactly(here),
+        None => match count_statement(listing, &query.search).read(pool).await {
+            Ok(rows) => rows.first().map_or(Ok(Total::Exactly(here)), total)?,
+            // The rows are there; only their number would take too long.
+            Err(ReadError::TooLong) => Total::MoreThan(here),
+            Err(error) => return Err(error),
         },
-        // The rows are there; only their number would take too long.
-        Err(ReadError::TooLong) => Total::MoreThan(here),
-        Err(error) => return Err(error),
     };
     Ok(Page {
         rows: rows.into_iter().map(|(row, _)| row).collect(),
@@ -249,6 +251,12 @@ pub(crate) async fn page<T>(
         next,
         previous,
     })
+}
+
+/// What [`totals`] has found.
+fn total(row: &Row) -> Result<Total, ReadError> {
+    let number = |name: &str| row.try_get(name).map_err(unreadable);
+    Ok(Total::of(number("counted")?, number("estimate")?))
 }
 
 fn mark(row: &Row) -> Result<(Option<String>, i32), tokio_postgres::Error> {
