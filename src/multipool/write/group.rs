@@ -4,6 +4,7 @@
 //! is captured by the trigger; the journal rows are made from the answer, the same on every side.
 
 use std::collections::{HashMap, HashSet};
+use std::mem::discriminant;
 
 use crate::multipool::catalog::{Catalog, Column, Table, ident, key_type, row_type};
 use crate::multipool::{Change, Fields, Value};
@@ -88,45 +89,32 @@ fn same_columns(one: &Fields, other: &Fields) -> bool {
 
 /// Whether two changes are one statement with other values.
 fn alike(one: &Change, other: &Change) -> bool {
-    let both = |a: Option<&Fields>, b: Option<&Fields>| match (a, b) {
+    let same = |(a, b): (Option<&Fields>, Option<&Fields>)| match (a, b) {
         (Some(a), Some(b)) => same_columns(a, b),
         (a, b) => a.is_none() && b.is_none(),
     };
-    use Change::{Delete, Insert, Update, Upsert};
     one.table() == other.table()
-        && match (one, other) {
-            (Insert { rows: a, .. }, Insert { rows: b, .. }) => both(a.first(), b.first()),
-            (Upsert { row: a, .. }, Upsert { row: b, .. }) => same_columns(a, b),
-            (
-                Update {
-                    key, set, expected, ..
-                },
-                Update {
-                    key: k,
-                    set: s,
-                    expected: e,
-                    ..
-                },
-            ) => same_columns(key, k) && same_columns(set, s) && both(expected.as_ref(), e.as_ref()),
-            (
-                Delete { key, expected, .. },
-                Delete {
-                    key: k, expected: e, ..
-                },
-            ) => same_columns(key, k) && both(expected.as_ref(), e.as_ref()),
-            _ => false,
-        }
+        && discriminant(one) == discriminant(other)
+        && first_row(one).into_iter().zip(first_row(other)).all(same)
 }
 
-/// Rows of a change, each with the fields whose values the statement takes, in its order.
+/// The fields whose values the statement takes for the change's first row, in its order.
+fn first_row(change: &Change) -> [Option<&Fields>; 3] {
+    match change {
+        Change::Insert { rows, .. } => [rows.first(), None, None],
+        Change::Upsert { row, .. } => [Some(row), None, None],
+        Change::Update {
+            key, set, expected, ..
+        } => [Some(set), Some(key), expected.as_ref()],
+        Change::Delete { key, expected, .. } => [Some(key), expected.as_ref(), None],
+    }
+}
+
+/// The same for all its rows.
 fn rows_of(change: &Change) -> Vec<[Option<&Fields>; 3]> {
     match change {
         Change::Insert { rows, .. } => rows.iter().map(|row| [Some(row), None, None]).collect(),
-        Change::Upsert { row, .. } => vec![[Some(row), None, None]],
-        Change::Update {
-            key, set, expected, ..
-        } => vec![[Some(set), Some(key), expected.as_ref()]],
-        Change::Delete { key, expected, .. } => vec![[Some(key), expected.as_ref(), None]],
+        change => vec![first_row(change)],
     }
 }
 
