@@ -137,5 +137,5 @@ async fn run_block(args: &Args, site: &Site, block: Block, costs: bool, results:
     if costs {
         rounds::costs(args, &mut systems, results).await?;
     }
-    rounds::finish(block.condition, systems, results).await
+    rounds::finish(&format!("{:?}", block.condition), systems, results).await
 }

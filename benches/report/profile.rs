@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::args::Args;
 use crate::results::Results;
+use crate::rounds;
 use crate::say;
 use crate::systems::{self, Condition, Kind, Site, System};
 use crate::work::Work;
@@ -64,11 +65,7 @@ pub async fn measure(args: &Args, site: &Site, results: &mut Results) -> Result<
                 .profiles
                 .push(profile.with_context(|| format!("statements of {kind}"))?);
         }
-        let verdict = system.verdict().await?;
-        results
-            .verdicts
-            .push((format!("Statements: {kind}"), kind.whose(), verdict));
-        system.stop().await?;
+        rounds::finish("Statements", vec![system], results).await?;
     }
     Ok(())
 }

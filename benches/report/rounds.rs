@@ -126,22 +126,19 @@ pub async fn costs(args: &Args, systems: &mut [System], results: &mut Results) -
     Ok(())
 }
 
-/// Compares the copies of every system, and stops it.
-pub async fn finish(condition: Condition, systems: Vec<System>, results: &mut Results) -> Result<()> {
+/// Compares the copies of every system, and stops it. `block`: where in the report it was measured.
+pub async fn finish(block: &str, systems: Vec<System>, results: &mut Results) -> Result<()> {
     for system in systems {
         let verdict = system.verdict().await?;
         say(&format!(
-            "{:?}: {}: {}: {}",
-            condition,
+            "{block}: {}: {}: {}",
             system.kind,
             if verdict.well { "equal" } else { "NOT EQUAL" },
             verdict.what
         ));
-        results.verdicts.push((
-            format!("{condition:?}: {}", system.kind),
-            system.kind.whose(),
-            verdict,
-        ));
+        results
+            .verdicts
+            .push((format!("{block}: {}", system.kind), system.kind.whose(), verdict));
         system.stop().await?;
     }
     Ok(())

@@ -89,10 +89,12 @@ fn check_one(table: &Table, change: &Change) -> Result<(), WriteError> {
             if rows.len() == 1 {
                 return Ok(());
             }
-            let names = |row: &Fields| row.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
-            let first = names(first);
             for row in rows {
-                if !row.iter().map(|(name, _)| name).eq(first.iter()) {
+                if !row
+                    .iter()
+                    .map(|(name, _)| name)
+                    .eq(first.iter().map(|(name, _)| name))
+                {
                     return invalid("all rows of one insert must name the same columns");
                 }
                 if row.iter().any(|(_, value)| *value == Value::Now) {

@@ -21,17 +21,8 @@ pub fn config(stack: &Running, instance: &str) -> PoolConfig {
 
 /// Two databases with the application's tables watched.
 pub async fn installed() -> Running {
-    installed_with(&[], "").await
-}
-
-/// Two databases with the application's tables and further ones, which `ddl` makes, watched.
-pub async fn installed_with(further: &[&str], ddl: &str) -> Running {
     let stack = pair().await;
-    for name in ["a", "b"] {
-        sql(&stack, name).await.batch_execute(ddl).await.unwrap();
-    }
-    let tables: Vec<&str> = TABLES.iter().chain(further).copied().collect();
-    install(&config(&stack, "init"), &tables).await.unwrap();
+    install(&config(&stack, "init"), &TABLES).await.unwrap();
     stack
 }
 

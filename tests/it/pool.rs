@@ -8,10 +8,10 @@ mod returns;
 use std::time::Duration;
 
 use kambana::local::{Action, Target};
-use kambana::multipool::{Change, Fields, NotApplied, OpId, OpOutcome, Value, WriteError};
+use kambana::multipool::{Change, Fields, NotApplied, OpId, OpOutcome, Value, WriteError, install};
 
-use crate::doors::{finish, id, insert, installed, installed_with, item, pool, sql};
-use crate::support::{eventually, healed, number, side, whole};
+use crate::doors::{TABLES, config, finish, id, insert, installed, item, pool, sql};
+use crate::support::{eventually, healed, number, pair, side, whole};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_declarative_door() {
@@ -97,13 +97,15 @@ async fn the_declarative_door() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_general_door() {
-    let stack = installed_with(
-        &["Été"],
-        "CREATE TABLE \"Été\" (a int, \"B b\" text, v double precision DEFAULT random(), t timestamp DEFAULT clock_timestamp(),
+    let stack = pair().await;
+    let ddl = "CREATE TABLE \"Été\" (a int, \"B b\" text, v double precision DEFAULT random(), t timestamp DEFAULT clock_timestamp(),
            x bytea, j jsonb, l int[], g int GENERATED ALWAYS AS (a * 2) STORED, PRIMARY KEY (a, \"B b\"));
-         CREATE TABLE unwatched (n int);",
-    )
-    .await;
+         CREATE TABLE unwatched (n int);";
+    for name in ["a", "b"] {
+        sql(&stack, name).await.batch_execute(ddl).await.unwrap();
+    }
+    let tables = [&TABLES[..], &["Été"]].concat();
+    install(&config(&stack, "init"), &tables).await.unwrap();
     let pool = pool(&stack, "web1").await;
 
     let op = OpId::new();

@@ -6,7 +6,7 @@ use kambana::local::{Action, Target};
 use kambana::multipool::{Change, Fields, MultiPool, OpId};
 
 use crate::doors::{config, finish, id, insert, installed, pool, sql};
-use crate::support::{healed, number, side};
+use crate::support::{Running, healed, number, side};
 
 /// An instance died after the follower's COMMIT and before the leader's: the next writer of the row must not lose it.
 #[tokio::test(flavor = "multi_thread")]
@@ -15,17 +15,12 @@ async fn a_change_that_only_the_follower_has_is_rolled_forward_by_the_next_write
     let pool = pool(&stack, "web1").await;
     let row = insert(&pool, "before").await;
     healed(&stack, Duration::from_secs(10)).await;
-    // What the dead instance has left on side b, as its own statements would.
-    let b = sql(&stack, "b").await;
-    b.batch_execute(&format!(
-        "BEGIN; INSERT INTO kambana.lane VALUES (77, 'dead', '{{0,0}}');
-         INSERT INTO kambana.op (op, digest, lane, batch, epoch) VALUES (gen_random_uuid(), 0, 77, 1, 1);
-         SELECT set_config('kambana.lane', '77', true), set_config('kambana.batch', '1', true),
-                set_config('kambana.op', (SELECT op::text FROM kambana.op WHERE lane = 77), true);
-         UPDATE items SET content = 'half written' WHERE id = {row}; COMMIT"
-    ))
-    .await
-    .unwrap();
+    let change = format!("UPDATE items SET content = 'half written' WHERE id = {row}");
+    sql(&stack, "b")
+        .await
+        .batch_execute(&left_behind(77, 1, OpId::new(), &change))
+        .await
+        .unwrap();
     let sql_a = format!("SELECT count(*) FROM items WHERE id = {row} AND content = 'half written'");
     assert_eq!(
         number(&stack.dsn(side("a")), &sql_a).await,
@@ -35,16 +30,7 @@ async fn a_change_that_only_the_follower_has_is_rolled_forward_by_the_next_write
     let rename = Change::update("items", id(row), Fields::new().with("name", "after"));
     pool.change(OpId::new(), vec![rename]).await.unwrap();
     healed(&stack, Duration::from_secs(10)).await;
-    for name in ["a", "b"] {
-        let text = format!(
-            "SELECT count(*) FROM items WHERE content = 'half written' AND name = 'after' AND id = {row}"
-        );
-        assert_eq!(
-            number(&stack.dsn(side(name)), &text).await,
-            1,
-            "both changes are on side {name}"
-        );
-    }
+    both_changes_are_everywhere(&stack, row).await;
     finish(stack, &[pool]).await;
 }
 
@@ -100,17 +86,22 @@ async fn a_lane_meets_its_own_batch_that_it_gave_up_in_doubt() {
         .unwrap();
     let rename = Change::update("items", id(row), Fields::new().with("name", "after"));
     pool.change(OpId::new(), vec![rename]).await.unwrap();
+    both_changes_are_everywhere(&stack, row).await;
+    finish(stack, &[pool]).await;
+}
+
+/// What was left behind, and what the next writer has done.
+async fn both_changes_are_everywhere(stack: &Running, row: i64) {
+    let both = format!(
+        "SELECT count(*) FROM items WHERE content = 'half written' AND name = 'after' AND id = {row}"
+    );
     for name in ["a", "b"] {
-        let both = format!(
-            "SELECT count(*) FROM items WHERE content = 'half written' AND name = 'after' AND id = {row}"
-        );
         assert_eq!(
             number(&stack.dsn(side(name)), &both).await,
             1,
             "both changes are on side {name}"
         );
     }
-    finish(stack, &[pool]).await;
 }
 
 /// What a writer of the pool leaves on a side if its COMMIT arrives there only.
