@@ -73,7 +73,7 @@ impl MultiPool {
         for number in 0..inner.config.write_lanes {
             let (writing, queue) = (Arc::clone(inner), Arc::clone(&queue));
             inner.spawn(format!("lane {number}"), move || {
-                Lane::new(Arc::clone(&writing), Arc::clone(&queue)).run()
+                Lane::new(number, Arc::clone(&writing), Arc::clone(&queue)).run()
             });
         }
         // The first membership is there at once when a side answers; otherwise writes are refused until one does.

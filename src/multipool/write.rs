@@ -24,14 +24,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value as Json;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 pub(super) use answered::Answered;
 use job::Outcome;
 pub(super) use job::{Job, Pending, Work};
-use queue::Flight;
 pub(super) use queue::Queue;
+use queue::{Flight, Turn};
 
 use super::connection::{Conn, Failure, words};
 use super::epoch::Epoch;
@@ -66,6 +65,7 @@ const DOUBT_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A writer: one connection a side, batches in sequence.
 pub(super) struct Lane {
+    number: usize,
     inner: Arc<Inner>,
     queue: Arc<Queue>,
     /// While it is on its way.
@@ -133,10 +133,11 @@ impl Drop for Lane {
 }
 
 impl Lane {
-    pub fn new(inner: Arc<Inner>, queue: Arc<Queue>) -> Lane {
+    pub fn new(number: usize, inner: Arc<Inner>, queue: Arc<Queue>) -> Lane {
         let confirmed = inner.sides.map(|_, _| 0);
         let conns = inner.sides.map(|_, _| None);
         Lane {
+            number,
             inner,
             queue,
             flight: None,
@@ -152,11 +153,10 @@ impl Lane {
 
     /// The named background task `lane <n>`: runs until the pool closes and its queue is empty.
     pub async fn run(mut self) {
+        let mut turn = None;
         loop {
             if let Some(job) = self.held.pop_front() {
-                self.flight = Some(self.queue.take_off());
-                self.process(vec![job], false).await;
-                self.flight = None;
+                self.fly(vec![job], &mut turn).await;
                 continue;
             }
             let idle = if self.unsettled {
@@ -165,32 +165,58 @@ impl Lane {
                 Duration::from_secs(3600)
             };
             let queue = Arc::clone(&self.queue);
+            let next = async {
+                if turn.is_none() {
+                    turn = Some(queue.turn(self.number).await);
+                }
+                match &mut turn {
+                    Some(turn) => turn.next().await,
+                    None => None,
+                }
+            };
             let taken = tokio::select! {
                 biased;
-                taken = queue.next() => taken,
+                taken = next => taken,
                 () = tokio::time::sleep(idle) => {
+                    // Another one takes what comes meanwhile.
+                    turn = None;
                     self.settle().await;
                     continue;
                 }
                 () = self.inner.closed() => None,
             };
-            let Some((first, mut waiting)) = taken else {
+            let (Some(first), Some(taking)) = (taken, &mut turn) else {
+                drop(turn);
                 self.settle().await;
                 return;
             };
-            let came = queue.gather(first, &mut waiting).await;
-            let jobs = self.choose(came, &mut waiting);
-            drop(waiting);
+            let came = taking.gather(first).await;
+            let jobs = self.choose(came, taking);
             if !jobs.is_empty() {
-                self.flight = Some(queue.take_off());
-                self.process(jobs, false).await;
-                self.flight = None;
+                self.fly(jobs, &mut turn).await;
             }
         }
     }
 
+    /// Runs a batch. What comes meanwhile is another lane's.
+    async fn fly(&mut self, jobs: Vec<Job>, turn: &mut Option<Turn>) {
+        self.flight = Some(self.queue.take_off());
+        {
+            let flight = self.process(jobs, false);
+            tokio::pin!(flight);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut flight => break,
+                    () = Turn::pass_on(turn), if turn.is_some() => {}
+                }
+            }
+        }
+        self.flight = None;
+    }
+
     /// Those that share a batch, of what came and what waits behind it; the others are held for batches of their own.
-    fn choose(&mut self, came: Vec<Job>, waiting: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+    fn choose(&mut self, came: Vec<Job>, turn: &mut Turn) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
         let mut bytes = 0;
         let mut came = came.into_iter();
@@ -198,7 +224,7 @@ impl Lane {
             let room = self.held.is_empty() && jobs.len() < MAX_BATCH && bytes < BATCH_BYTES;
             let next = match came.next() {
                 Some(job) => job,
-                None if room => match waiting.try_recv() {
+                None if room => match turn.try_next() {
                     Ok(job) => job,
                     Err(_) => return jobs,
                 },

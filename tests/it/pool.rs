@@ -232,6 +232,47 @@ async fn a_foreign_lock_is_answered_and_nobody_is_ejected() {
     finish(stack, &[pool]).await;
 }
 
+/// The connections of one lane stay warm; and who must wait for a lock holds up only himself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_caller_meets_one_lane_and_who_waits_holds_up_nobody() {
+    const LANES: &str = "SELECT count(DISTINCT lane) FROM kambana.op";
+    let stack = installed().await;
+    let pool = pool(&stack, "web1").await;
+    let row = insert(&pool, "first").await;
+    for _ in 0..20 {
+        insert(&pool, "alone").await;
+    }
+    assert_eq!(number(&stack.dsn(side("a")), LANES).await, 1);
+
+    let a = sql(&stack, "a").await;
+    a.batch_execute(&format!("BEGIN; SELECT FROM items WHERE id = {row} FOR UPDATE"))
+        .await
+        .unwrap();
+    let waiting = {
+        let pool = pool.clone();
+        let set = Fields::new().with("content", "late");
+        let change = Change::update("items", id(row), set);
+        tokio::spawn(async move { pool.change(OpId::new(), vec![change]).await })
+    };
+    let locked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'kambana%'";
+    eventually("the update waits", Duration::from_secs(5), async || {
+        number(&stack.dsn(side("a")), locked).await == 1
+    })
+    .await;
+    for _ in 0..20 {
+        insert(&pool, "meanwhile").await;
+    }
+    assert!(!waiting.is_finished(), "it still waits");
+    a.batch_execute("ROLLBACK").await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(
+        number(&stack.dsn(side("a")), LANES).await,
+        2,
+        "the second lane took everything meanwhile"
+    );
+    finish(stack, &[pool]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_of_the_two_sides_never_meet() {
     let stack = installed().await;

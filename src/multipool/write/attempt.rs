@@ -20,10 +20,13 @@ use crate::multipool::{Applied, NotApplied, SideFault, SideId, SideSet, WriteErr
 /// How long a side that is well may take to roll back before its connection is thrown away.
 const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(300);
 
-/// How a transaction of a lane begins.
+/// How a batch begins on the leader, where `kambana.enter` takes the fence.
+pub(super) const BEGIN_SQL: &str = "BEGIN";
+
+/// A transaction behind the fence.
 pub(super) const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";
 
-/// The same on a follower, with capture switched off.
+/// How a batch begins on a follower: the names come last there. Capture is switched off.
 pub(super) const FOLLOWER_FENCE_SQL: &str =
     "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE; SET LOCAL kambana.apply = 'on'";
 

@@ -2,12 +2,18 @@
 //!
 //! One transaction for many costs hardly more than one for one, so lanes do not share the queue out among themselves: while
 //! one is on its way, the next waits until it lands, until enough have come, or for a moment. A lone caller never waits.
+//!
+//! One lane at a time has the [`Turn`]: it alone takes operations from the queue. It keeps it while it is on its way and
+//! hands it over to the next lane when something comes that should not wait for it. So a lone caller always meets the same
+//! lane, whose connections, and the servers' processes behind them, have everything at hand; and a busy pool the first few.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, MutexGuard, Notify, mpsc};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Job;
@@ -20,12 +26,32 @@ const ENOUGH: usize = 16;
 /// waits for a lock or a slow disk, and others need not.
 const PATIENCE: Duration = Duration::from_millis(2);
 
-/// The operations that no lane has taken, and how many lanes are on their way.
+/// The lanes that wait for their turn, and how many are on their way.
 pub(in crate::multipool) struct Queue {
-    waiting: Mutex<mpsc::Receiver<Job>>,
+    idle: Mutex<Idle>,
     flying: AtomicUsize,
     /// Only the lane that gathers waits for this.
     landed: Notify,
+}
+
+struct Idle {
+    /// While no lane has the turn.
+    jobs: Option<Jobs>,
+    /// By number. Of those that wait the first is asked.
+    lanes: BTreeMap<usize, oneshot::Sender<Turn>>,
+}
+
+/// The operations that no lane has taken.
+struct Jobs {
+    waiting: mpsc::Receiver<Job>,
+    /// Came while the lane that had the turn was on its way.
+    first: Option<Job>,
+}
+
+/// The right to take what waits. Dropped, it goes to the next lane.
+pub(super) struct Turn {
+    jobs: Option<Jobs>,
+    queue: Arc<Queue>,
 }
 
 /// One lane on its way, until this is dropped.
@@ -38,39 +64,84 @@ impl Drop for Flight {
     }
 }
 
-/// The right to take what waits.
-pub(super) type Waiting<'a> = MutexGuard<'a, mpsc::Receiver<Job>>;
-
 impl Queue {
     pub fn new(waiting: mpsc::Receiver<Job>) -> Queue {
+        let jobs = Some(Jobs { waiting, first: None });
         Queue {
-            waiting: Mutex::new(waiting),
+            idle: Mutex::new(Idle {
+                jobs,
+                lanes: BTreeMap::new(),
+            }),
             flying: AtomicUsize::new(0),
             landed: Notify::new(),
         }
     }
 
-    /// The first that waits; `None` when no more can come. Nothing is lost when this is dropped before it is ready.
-    pub(super) async fn next(&self) -> Option<(Job, Waiting<'_>)> {
-        let mut waiting = self.waiting.lock().await;
-        let first = waiting.recv().await;
-        Some((first?, waiting))
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn of lane `number`. Nothing is lost when this is dropped before it is ready.
+    pub(super) async fn turn(self: &Arc<Queue>, number: usize) -> Turn {
+        loop {
+            let given = {
+                let mut idle = self.idle();
+                if let Some(jobs) = idle.jobs.take() {
+                    return Turn {
+                        jobs: Some(jobs),
+                        queue: Arc::clone(self),
+                    };
+                }
+                let (give, given) = oneshot::channel();
+                idle.lanes.insert(number, give);
+                given
+            };
+            // An error: this lane was started anew and stands in the list twice.
+            if let Ok(turn) = given.await {
+                return turn;
+            }
+        }
+    }
+
+    pub(super) fn take_off(self: &Arc<Queue>) -> Flight {
+        self.flying.fetch_add(1, Ordering::AcqRel);
+        Flight(Arc::clone(self))
+    }
+}
+
+impl Turn {
+    /// The next operation; `None` when no more can come. Nothing is lost when this is dropped before it is ready.
+    pub(super) async fn next(&mut self) -> Option<Job> {
+        let jobs = self.jobs.as_mut()?;
+        match jobs.first.take() {
+            Some(job) => Some(job),
+            None => jobs.waiting.recv().await,
+        }
+    }
+
+    /// One that waits already.
+    pub(super) fn try_next(&mut self) -> Result<Job, TryRecvError> {
+        match &mut self.jobs {
+            Some(jobs) => jobs.first.take().map_or_else(|| jobs.waiting.try_recv(), Ok),
+            None => Err(TryRecvError::Disconnected),
+        }
     }
 
     /// What comes while it is worth waiting. Ends with an operation that runs alone.
-    pub(super) async fn gather(&self, first: Job, waiting: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+    pub(super) async fn gather(&mut self, first: Job) -> Vec<Job> {
         let mut jobs = vec![first];
+        let queue = Arc::clone(&self.queue);
         let deadline = Instant::now() + PATIENCE;
         while jobs.len() < ENOUGH && jobs.last().is_some_and(|job| job.changes().is_some()) {
             // Asked for before it is looked whether there is anything to wait for.
-            let landed = self.landed.notified();
+            let landed = queue.landed.notified();
             tokio::pin!(landed);
             landed.as_mut().enable();
-            if self.flying.load(Ordering::Acquire) == 0 {
+            if queue.flying.load(Ordering::Acquire) == 0 {
                 break;
             }
             tokio::select! {
-                job = waiting.recv() => match job {
+                job = self.next() => match job {
                     Some(job) => jobs.push(job),
                     None => break,
                 },
@@ -83,8 +154,37 @@ impl Queue {
         jobs
     }
 
-    pub(super) fn take_off(self: &Arc<Queue>) -> Flight {
-        self.flying.fetch_add(1, Ordering::AcqRel);
-        Flight(Arc::clone(self))
+    /// Hands the turn over, with the first operation that comes. Ends then, or when no more can come.
+    pub(super) async fn pass_on(turn: &mut Option<Turn>) {
+        if let Some(held) = turn {
+            let first = held.next().await;
+            if let (Some(Turn { jobs: Some(jobs), .. }), Some(first)) = (turn.as_mut(), first) {
+                jobs.first = Some(first);
+            }
+            *turn = None;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(jobs) = self.jobs.take() else { return };
+        let mut turn = Turn {
+            jobs: Some(jobs),
+            queue: Arc::clone(&self.queue),
+        };
+        loop {
+            let mut idle = self.queue.idle();
+            let Some((_, next)) = idle.lanes.pop_first() else {
+                idle.jobs = turn.jobs.take();
+                return;
+            };
+            drop(idle);
+            match next.send(turn) {
+                Ok(()) => return,
+                // It no longer waits.
+                Err(back) => turn = back,
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::multipool::connection::Conn;
 use crate::multipool::epoch::Epoch;
 use crate::multipool::journal::{self, Entry};
 use crate::multipool::statement::{self, Step};
-use crate::multipool::write::attempt::{Collected, FENCE_SQL, Reply, Sql, Stop, in_order, stop_at, stop_own};
+use crate::multipool::write::attempt::{BEGIN_SQL, Collected, Reply, Sql, Stop, in_order, stop_at, stop_own};
 use crate::multipool::write::enter::{ENTER_SQL, Entering, SET_OP_SQL};
 use crate::multipool::write::{Job, Lane, Work};
 
@@ -50,7 +50,7 @@ impl Lane {
         let collect_params: [Sql<'_>; 2] = [&self.id, &self.batch];
 
         let mut changed: Vec<Sent<'_>> = Vec::with_capacity(2 * steps.len() + 4);
-        changed.push(send_batch(client, FENCE_SQL));
+        changed.push(send_batch(client, BEGIN_SQL));
         changed.push(send_query(client, &enter, &enter_params));
         let mut last = None;
         for ((place, step), prepared) in steps.iter().zip(&prepared) {

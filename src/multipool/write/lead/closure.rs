@@ -13,7 +13,7 @@ use crate::multipool::epoch::Epoch;
 use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::journal::{self, Entry};
 use crate::multipool::write::attempt::{
-    AS_USUAL_SQL, Collected, FENCE_SQL, Reply, Stop, in_order, stop_at, stop_own,
+    AS_USUAL_SQL, BEGIN_SQL, Collected, Reply, Stop, in_order, stop_at, stop_own,
 };
 use crate::multipool::write::enter::{ENTER_SQL, Entering, SET_OP_SQL};
 use crate::multipool::write::job::Closure;
@@ -74,7 +74,7 @@ impl Lane {
         let unwatched = conn.prepare(UNWATCHED_SQL).await.map_err(own)?;
         let entering = Entering::new(self, epoch, jobs);
         let replies = in_order(vec![
-            send_batch(client, FENCE_SQL),
+            send_batch(client, BEGIN_SQL),
             send_query(client, &enter, &entering.on_leader(&structure)),
             send_query(client, &set_op, &[&op.uuid()]),
             send_batch(client, AS_USUAL_SQL),

@@ -8,7 +8,7 @@ use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::Epoch;
 use crate::multipool::journal::{Entry, Kind};
 use crate::multipool::watch::MAX_IMAGE_BYTES;
-use crate::multipool::write::attempt::{Collected, FENCE_SQL, Sql, Stop, in_order, stop_at, stop_own};
+use crate::multipool::write::attempt::{BEGIN_SQL, Collected, Sql, Stop, in_order, stop_at, stop_own};
 use crate::multipool::write::enter::{DECLARE_SQL, Entering};
 use crate::multipool::write::group::{Asked, Found, Group};
 use crate::multipool::write::{Again, Job, Lane};
@@ -65,7 +65,7 @@ impl Lane {
             .collect();
 
         let mut sent: Vec<Sent<'_>> = Vec::with_capacity(groups.len() + 3);
-        sent.push(send_batch(client, FENCE_SQL));
+        sent.push(send_batch(client, BEGIN_SQL));
         sent.push(send_query(client, &enter, &enter_params));
         for (statement, params) in prepared.iter().zip(&params) {
             sent.push(send_query(client, statement, params));
