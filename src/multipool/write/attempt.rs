@@ -21,7 +21,7 @@ use crate::multipool::{Applied, NotApplied, SideFault, SideId, SideSet, WriteErr
 const ROLLBACK_DEADLINE: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// How a batch begins on the leader, where `kambana.enter` takes the fence.
-pub(super) const BEGIN_SQL: &str = "BEGIN";
+pub(super) const BEGIN_SQL: &str = "-- write::begin()\nBEGIN";
 
 /// A transaction behind the fence.
 pub(super) const FENCE_SQL: &str = "BEGIN; LOCK TABLE kambana.fence IN ROW SHARE MODE";

@@ -27,7 +27,7 @@ use Stop::{At, Sending};
 const BEFORE_COMMIT: &[(u8, Stop)] = &[
     (1, At(Point::WriteBegin)),
     (1, At(Point::LeadBefore)),
-    (1, Sending("a", "ROW SHARE MODE")),
+    (1, Sending("a", "write::begin()")),
     (2, Sending("a", "write::enter()")),
     (2, Sending("a", "group::keyed()")),
     (2, At(Point::LeadCollected)),
