@@ -47,6 +47,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         put_off: None,
         sweep: None,
         sweep_after: Instant::now(),
+        swept: None,
         rebuild: None,
         rebuild_after: Instant::now(),
         renew_at: Instant::now(),
@@ -130,6 +131,9 @@ struct Membership {
     sweep: Option<Repair>,
     /// No sweep before this.
     sweep_after: Instant,
+    /// When the last sweep was done: what a side was asked before says nothing about what is left now, and a sweep stops
+    /// every writer.
+    swept: Option<std::time::Instant>,
     /// A rebuild takes its time and must not hold up the rest.
     rebuild: Option<Repair>,
     /// No rebuild before this.
@@ -269,7 +273,10 @@ impl Membership {
             Seen {
                 well: health.is_well(),
                 epoch: health.epoch,
-                leftovers: health.leftovers,
+                leftovers: health.leftovers
+                    && self
+                        .swept
+                        .is_none_or(|swept| health.asked.is_some_and(|asked| asked > swept)),
                 answered: health.answered,
                 others_reach: health.others_reach,
                 silent: health.doubted.filter(|_| ours_alone(health.fault.as_ref())),
@@ -330,6 +337,7 @@ impl Membership {
 
     fn note_sweep(&mut self, what: &str, ended: Ended) {
         let Err((side, failure)) = ended else {
+            self.swept = Some(std::time::Instant::now());
             self.last_failure.clear();
             return;
         };
