@@ -128,7 +128,14 @@ impl Lane {
         if let Err(Failure::Side(fault)) = reach(Point::WriteBegin).await {
             return Attempt::Again(Again::Trouble(leader, fault));
         }
-        if let Err((side, fault)) = self.open(epoch.members).await {
+        let inner = Arc::clone(&self.inner);
+        let opened = tokio::select! {
+            biased;
+            opened = self.open(epoch.members) => opened,
+            // A frozen side takes a new connection and says nothing; that it is frozen is known already.
+            trouble = inner.trouble(epoch.members) => Err(trouble),
+        };
+        if let Err((side, fault)) = opened {
             return Attempt::Again(Again::Trouble(side, fault));
         }
         for (_, conn) in self.conns.iter() {
@@ -137,7 +144,6 @@ impl Lane {
             }
         }
         let prepared = {
-            let inner = Arc::clone(&self.inner);
             let conns: Vec<Arc<Conn>> = self.conns.iter().filter_map(|(_, conn)| conn.clone()).collect();
             let clients = conns.iter().filter_map(|conn| conn.client().ok());
             let awake = join_all(clients.map(keep_awake));

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kambana::local::{Action, Fault, Passing};
+use kambana::multipool::failpoint::Point;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -81,6 +82,38 @@ async fn cases_25_to_27_the_leader_freezes() {
 #[ignore = "long: scripts/torture"]
 async fn torture_cases_25_to_27_the_leader_freezes_for_a_minute() {
     leader_freezes(Duration::from_secs(60)).await;
+}
+
+/// Case 25, while the others are still leaving it out: a frozen side takes new connections and says nothing, so a write
+/// that has given up the old ones must not wait for new ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_25_nobody_connects_to_a_side_that_is_known_to_be_frozen() {
+    let scene = Scene::set().await;
+    let row = scene.make(0, "first").await;
+    for web in 0..2 {
+        scene.points(web).arm(Point::EjectBefore, "sleep 350");
+    }
+    scene.side_act(Action::Freeze, "b").await;
+    let (_, asked) = scene.put(0, row, "meanwhile");
+    eventually("the frozen side is out", FREEZE * CROWDED, || async {
+        scene.epoch("a").await.0 == 2
+    })
+    .await;
+    let out = Instant::now();
+    let told = asked.await.unwrap();
+    let after = out.elapsed();
+    println!("case 25: answered {after:?} after the side was out");
+    let reached = (0..2).map(|web| scene.points(web).reached(Point::EjectBefore));
+    assert!(reached.sum::<usize>() > 0, "leaving it out took its time");
+    assert!(told.applied(), "{told:?}");
+    assert!(
+        after < Duration::from_millis(500),
+        "answered {after:?} after it was out"
+    );
+    scene.side_act(Action::Thaw, "b").await;
+    whole(&scene, HEAL).await;
+    scene.both_have(row, "meanwhile", FREEZE).await;
+    scene.finish().await;
 }
 
 /// Connections that are open go on working; only a fresh one finds out.
