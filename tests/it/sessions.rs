@@ -133,12 +133,20 @@ async fn a_session_outlives_each_instance_and_each_database() {
             "side {lost} is out"
         );
         assert!(connect(&stack.dsn(side(lost))).await.is_err());
-        let page = remembered(
+        remembered(
             &proxy,
             &[("firstname", "Harena"), (&format!("side{lost}"), &word)],
         )
         .await;
-        page.must_say(&format!("Database {lost} is out."));
+        // Another instance than the one that has saved it hears of it with its next heartbeat.
+        let out = format!("Database {lost} is out.");
+        for instance in 0..2 {
+            let url = stack.instance_url(instance);
+            eventually("the page says so", Duration::from_secs(3), || async {
+                person.open(&url, "/").await.text().contains(&out)
+            })
+            .await;
+        }
         stack.act(Action::Start, Target::Side(side(lost))).await.unwrap();
         healed(&stack, Duration::from_secs(30)).await;
     }
