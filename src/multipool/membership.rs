@@ -273,10 +273,7 @@ impl Membership {
             Seen {
                 well: health.is_well(),
                 epoch: health.epoch,
-                leftovers: health.leftovers
-                    && self
-                        .swept
-                        .is_none_or(|swept| health.asked.is_some_and(|asked| asked > swept)),
+                leftovers: health.leftovers && health.asked > self.swept,
                 answered: health.answered,
                 others_reach: health.others_reach,
                 silent: health.doubted.filter(|_| ours_alone(health.fault.as_ref())),

@@ -143,7 +143,7 @@ async fn a_session_outlives_each_instance_and_each_database() {
         for instance in 0..2 {
             let url = stack.instance_url(instance);
             eventually("the page says so", Duration::from_secs(3), || async {
-                person.open(&url, "/").await.text().contains(&out)
+                person.open(&url, "/").await.says(&out)
             })
             .await;
         }
