@@ -317,12 +317,12 @@ async fn begin_pass(client: &Client, other: SideId, since: Option<&str>) -> Resu
     let place = place(other);
     client
         .batch_execute(&format!(
-            "DECLARE open_ops NO SCROLL CURSOR FOR SELECT {OP_COLUMNS} FROM kambana.lane AS l \
+            "DECLARE open_ops NO SCROLL CURSOR FOR SELECT {OP_COLUMNS} FROM kambana.lane_settled AS l \
              JOIN kambana.op AS o ON o.lane = l.lane AND o.batch > coalesce(l.confirmed[{place}], 0) \
              WHERE NOT l.closed {newer_o} ORDER BY o.lane, o.batch; \
              DECLARE open_rows NO SCROLL CURSOR FOR SELECT j.lane, j.batch, j.op, j.tbl, j.kind::text, j.key, j.old_key, \
                NULL::text AS image, j.bytes, j.place FROM ( \
-               SELECT j.*, {sizes} FROM kambana.lane AS l JOIN kambana.journal AS j ON j.lane = l.lane \
+               SELECT j.*, {sizes} FROM kambana.lane_settled AS l JOIN kambana.journal AS j ON j.lane = l.lane \
                  AND j.batch > coalesce(l.confirmed[{place}], 0) WHERE NOT l.closed {newer_j} \
                UNION ALL SELECT j.*, {sizes} FROM kambana.journal AS j WHERE j.lane = 0 {newer_j}) AS j ORDER BY j.n",
             // The images themselves come in portions: a few long ones would fill the memory.

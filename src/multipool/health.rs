@@ -133,7 +133,7 @@ known AS (
 low AS (
     SELECT l.lane, (SELECT min(coalesce(l.confirmed[i + 1], 0)) FROM generate_series(0, 15) AS i
                     WHERE e.members & (1 << i) <> 0) AS batch
-    FROM kambana.lane AS l, kambana.epoch AS e WHERE NOT l.closed)
+    FROM kambana.lane_settled AS l, kambana.epoch AS e WHERE NOT l.closed)
 SELECT h.beat, e.n, e.parent, e.members, e.generation, current_setting('server_version'),
     EXISTS (SELECT FROM kambana.journal j WHERE j.lane = 0 AND NOT EXISTS (SELECT FROM kambana.held AS r
         WHERE r.retry_at > clock_timestamp() AND r.tbl = j.tbl AND (r.key = '' OR r.key IN (j.key, j.old_key))))

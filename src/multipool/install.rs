@@ -12,7 +12,7 @@ use super::{ConnectError, PerSide, SideId, SideSet, compare, lineage, sequences,
 use crate::config::PoolConfig;
 
 /// Version of the objects in schema `kambana`.
-pub(super) const SCHEMA_VERSION: i32 = 2;
+pub(super) const SCHEMA_VERSION: i32 = 3;
 
 pub(super) const INSTALL_SQL: &str = include_str!("install.sql");
 
@@ -113,7 +113,7 @@ pub async fn install(config: &PoolConfig, tables: &[&str]) -> Result<Vec<String>
             .map_err(|e| at((side, e.into())))?;
         // An unanalysed, empty journal misleads the planner for a long time.
         client
-            .batch_execute("ANALYZE kambana.journal, kambana.op, kambana.lane")
+            .batch_execute("ANALYZE kambana.journal, kambana.op, kambana.lane, kambana.settled")
             .await
             .map_err(|e| at((side, e.into())))?;
     }

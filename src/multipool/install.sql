@@ -28,10 +28,21 @@ COMMENT ON TABLE kambana.fence IS 'Locked in shared mode by every write, exclusi
 CREATE TABLE IF NOT EXISTS kambana.lane (
     lane      bigint PRIMARY KEY,
     instance  text     NOT NULL,
-    confirmed bigint[] NOT NULL,           -- per side: the last batch whose COMMIT it answered
-    closed    boolean  NOT NULL DEFAULT false
-) WITH (fillfactor = 50);
-COMMENT ON TABLE kambana.lane IS 'Writers; a journal row is open for a side while its batch is above confirmed';
+    confirmed bigint[] NOT NULL,           -- per side: what a merge has found out, see lane_settled
+    closed    boolean  NOT NULL DEFAULT false -- nothing of it is open; becomes true while nobody writes
+);
+CREATE INDEX IF NOT EXISTS lane_open ON kambana.lane (lane) WHERE NOT closed;
+COMMENT ON TABLE kambana.lane IS 'Writers';
+
+-- One row a batch, never updated: a long transaction (a backup) keeps every version of a row, and with a row that each batch
+-- updates, each would have to pass all versions before it.
+CREATE TABLE IF NOT EXISTS kambana.settled (
+    lane      bigint   NOT NULL,
+    batch     bigint   NOT NULL,
+    confirmed bigint[] NOT NULL,           -- per side: the last batch whose COMMIT it had answered when this one began
+    PRIMARY KEY (lane, batch)
+);
+COMMENT ON TABLE kambana.settled IS 'What each batch says of those before it; the last one counts';
 
 CREATE TABLE IF NOT EXISTS kambana.op (
     op      uuid PRIMARY KEY,
@@ -65,6 +76,11 @@ CREATE TABLE IF NOT EXISTS kambana.journal (
 CREATE INDEX IF NOT EXISTS journal_batch ON kambana.journal (lane, batch);
 CREATE INDEX IF NOT EXISTS journal_foreign ON kambana.journal (tbl, key) WHERE lane = 0;
 COMMENT ON TABLE kambana.journal IS 'Compensation journal: every captured row change';
+
+-- Written at one end, trimmed at the other: room is made for what comes, however much is kept.
+ALTER TABLE kambana.settled SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
+ALTER TABLE kambana.op SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
+ALTER TABLE kambana.journal SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
 
 CREATE SEQUENCE IF NOT EXISTS kambana.clock;
 COMMENT ON SEQUENCE kambana.clock IS 'Hybrid logical clock: microseconds, never behind what this side has seen';
@@ -177,6 +193,18 @@ CREATE OR REPLACE FUNCTION kambana.max_each(bigint[], bigint[]) RETURNS bigint[]
     AS $$ SELECT array_agg(greatest(coalesce(x, 0), coalesce(y, 0)) ORDER BY i)
           FROM unnest($1, $2) WITH ORDINALITY AS u(x, y, i) $$;
 
+-- Only where it is missing: to replace it, one must wait for whoever reads it, and heartbeats would wait behind.
+DO $$ BEGIN
+    IF to_regclass('kambana.lane_settled') IS NULL THEN
+        CREATE VIEW kambana.lane_settled AS
+        SELECT l.lane, l.instance, k.confirmed, l.closed FROM kambana.lane AS l CROSS JOIN LATERAL (
+            SELECT CASE WHEN l.closed THEN l.confirmed ELSE kambana.max_each(l.confirmed, (
+                SELECT s.confirmed FROM kambana.settled AS s WHERE s.lane = l.lane ORDER BY s.batch DESC LIMIT 1))
+            END AS confirmed OFFSET 0) AS k;
+        COMMENT ON VIEW kambana.lane_settled IS 'Writers; a journal row is open for a side while its batch is above confirmed';
+    END IF;
+END $$;
+
 CREATE OR REPLACE FUNCTION kambana.rel(name text) RETURNS regclass
     LANGUAGE sql STABLE
     AS $$ SELECT to_regclass(CASE WHEN strpos(name, '.') = 0 THEN 'public.' || quote_ident(name)
@@ -202,14 +230,17 @@ DECLARE
     fresh integer;
 BEGIN
     LOCK TABLE kambana.fence IN ROW SHARE MODE;
-    PERFORM FROM kambana.epoch AS e WHERE e.n = our_epoch AND (our_structure IS NULL OR e.structure = our_structure);
+    INSERT INTO kambana.settled (lane, batch, confirmed)
+    SELECT l.lane, our_batch, our_confirmed FROM kambana.epoch AS e, kambana.lane AS l
+    WHERE e.n = our_epoch AND (our_structure IS NULL OR e.structure = our_structure) AND l.lane = our_lane AND NOT l.closed;
     IF NOT FOUND THEN
-        RETURN NULL;
-    END IF;
-    UPDATE kambana.lane AS l SET confirmed = our_confirmed, closed = false WHERE l.lane = our_lane;
-    IF NOT FOUND THEN
-        INSERT INTO kambana.lane AS l (lane, instance, confirmed) VALUES (our_lane, our_instance, our_confirmed)
-        ON CONFLICT (lane) DO UPDATE SET confirmed = EXCLUDED.confirmed, closed = false;
+        PERFORM FROM kambana.epoch AS e WHERE e.n = our_epoch AND (our_structure IS NULL OR e.structure = our_structure);
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
+        INSERT INTO kambana.lane (lane, instance, confirmed) VALUES (our_lane, our_instance, our_confirmed)
+        ON CONFLICT (lane) DO UPDATE SET closed = false;
+        INSERT INTO kambana.settled (lane, batch, confirmed) VALUES (our_lane, our_batch, our_confirmed);
     END IF;
     INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
     SELECT u.op, u.digest, our_lane, our_batch, our_epoch, is_applied, u.result
@@ -233,7 +264,9 @@ BEGIN
     IF NOT EXISTS (
             SELECT FROM kambana.lane AS l WHERE NOT l.closed AND l.lane <> 0 AND coalesce((
                 SELECT true FROM kambana.op AS o WHERE o.lane = l.lane
-                  AND o.batch > greatest(coalesce(l.confirmed[other], 0), answered[array_position(siblings, l.lane)])
+                  AND o.batch > greatest(coalesce(l.confirmed[other], 0), coalesce(
+                      answered[array_position(siblings, l.lane)], (SELECT s.confirmed[other] FROM kambana.settled AS s
+                          WHERE s.lane = l.lane ORDER BY s.batch DESC LIMIT 1)))
                   AND (o.lane <> our_lane OR o.batch <> our_batch) LIMIT 1), false))
        AND NOT (foreigners AND EXISTS (SELECT FROM kambana.journal AS j WHERE j.lane = 0)) THEN
         RETURN NULL;
@@ -243,7 +276,9 @@ BEGIN
         UNION SELECT * FROM unnest(tbls, old_keys) AS k(tbl, key) WHERE k.key IS NOT NULL),
     o AS (SELECT j.lane, j.batch, j.tbl, j.kind, j.key, j.old_key FROM kambana.lane AS l
         CROSS JOIN LATERAL (SELECT * FROM kambana.journal AS j WHERE j.lane = l.lane
-            AND j.batch > greatest(coalesce(l.confirmed[other], 0), answered[array_position(siblings, l.lane)]) OFFSET 0) AS j
+            AND j.batch > greatest(coalesce(l.confirmed[other], 0), coalesce(
+                answered[array_position(siblings, l.lane)], (SELECT s.confirmed[other] FROM kambana.settled AS s
+                    WHERE s.lane = l.lane ORDER BY s.batch DESC LIMIT 1))) OFFSET 0) AS j
         WHERE NOT l.closed AND l.lane <> 0 AND (j.lane <> our_lane OR j.batch <> our_batch)),
     found AS (
         SELECT o.lane, o.batch FROM o JOIN k ON (o.tbl, o.key) = (k.tbl, k.key)

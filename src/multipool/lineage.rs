@@ -4,7 +4,7 @@
 //! Only the others can know. Two things are remembered about a side:
 //!
 //! - its *mark*, a number that moves with every heartbeat and is told to the others with theirs. It covers minutes to years;
-//! - the batches whose COMMIT it has answered (`lane.confirmed`). Each batch is either said to be on a side, and must be
+//! - the batches whose COMMIT it has answered (`confirmed`). Each batch is either said to be on a side, and must be
 //!   there, or open for it, and is brought there: nothing lies in between, not even in the moment between two heartbeats.
 //!
 //! Both are written by commits that were answered, so that an ordinary crash takes none of them back.
@@ -71,7 +71,7 @@ const REMEMBERED_SQL: &str = "-- lineage::remembered()
 SELECT coalesce((SELECT m.mark FROM kambana.mark AS m WHERE m.side = $1), 0),
     coalesce(array_agg(l.lane), '{}'), coalesce(array_agg(least(l.confirmed[$2], last.batch)), '{}'),
     (SELECT e.n FROM kambana.epoch AS e)
-FROM kambana.lane AS l CROSS JOIN LATERAL (
+FROM kambana.lane_settled AS l CROSS JOIN LATERAL (
     SELECT o.batch, o.at FROM kambana.op AS o WHERE o.lane = l.lane ORDER BY o.batch DESC LIMIT 1) AS last
 WHERE l.confirmed[$2] > 0 AND last.at > now() - make_interval(secs => $3)";
 

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio_postgres::Client;
+
 use super::connection::{Conn, Failure, words};
+use super::epoch::Fence;
 use super::failpoint::{Point, reach};
 use super::inner::Inner;
 use super::{PerSide, SideId, SideSet};
@@ -17,6 +20,13 @@ const TRIM_EVERY: u64 = 60;
 
 /// Rows deleted in one statement, so that no trim holds locks for long.
 const STROKE: i64 = 5000;
+
+/// As [`STROKE`], of rows that nobody else touches; each stroke passes what the one before has deleted.
+const SETTLED_STROKE: i64 = 100_000;
+
+/// How often lanes are tried to be closed, and the pause in between.
+const FENCE_TRIES: u32 = 10;
+const FENCE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Decided conflicts are kept for so many days.
 const CONFLICT_DAYS: i32 = 30;
@@ -76,7 +86,7 @@ async fn count_open(inner: &Inner, leader: SideId) -> Result<PerSide<i64>, Failu
     let rows = conn
         .client()?
         .query(
-            "-- trim::count_open()\nSELECT i, (SELECT count(*) FROM (SELECT FROM kambana.lane AS l \
+            "-- trim::count_open()\nSELECT i, (SELECT count(*) FROM (SELECT FROM kambana.lane_settled AS l \
              JOIN kambana.journal AS j ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[i], 0) \
              WHERE NOT l.closed LIMIT $2) AS x) FROM generate_series(1, $1) AS i ORDER BY i",
             &[&count, &COUNT_LIMIT],
@@ -126,7 +136,7 @@ async fn give_up_side(
     let conn = Conn::open(&inner.sides[leader].writes).await?;
     let client = conn.client()?;
     if limit >= COUNT_LIMIT {
-        let sql = "-- trim::give_up()\nSELECT count(*) FROM (SELECT FROM kambana.lane AS l JOIN kambana.journal AS j \
+        let sql = "-- trim::give_up()\nSELECT count(*) FROM (SELECT FROM kambana.lane_settled AS l JOIN kambana.journal AS j \
                    ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed LIMIT $2) AS x";
         let counted = client
             .query_one(sql, &[&super::journal::place(side), &(limit + 1)])
@@ -147,25 +157,75 @@ async fn give_up_side(
     Ok(true)
 }
 
+/// Lanes that have written nothing for a minute, and of which nothing is open.
+const FINISHED_SQL: &str = "-- trim::close_lanes()
+SELECT l.lane FROM kambana.lane_settled AS l LEFT JOIN LATERAL (
+    SELECT o.batch, o.at FROM kambana.op AS o WHERE o.lane = l.lane ORDER BY o.batch DESC LIMIT 1) AS last ON true
+WHERE NOT l.closed AND ($2::bigint[] IS NULL OR l.lane = ANY ($2)) AND (last.at < now() - interval '1 min') IS NOT FALSE
+    AND NOT EXISTS (SELECT FROM generate_series(1, $1) AS i WHERE last.batch > coalesce(l.confirmed[i], 0)
+        AND NOT EXISTS (SELECT FROM kambana.mark AS m WHERE m.side = chr(96 + i) AND m.given_up))";
+
+/// What the last batch of a lane says is all that counts, and a closed lane has it in its own row.
+const SETTLED_SQL: &str = "-- trim::settled()
+DELETE FROM kambana.settled WHERE ctid = ANY (ARRAY(
+    SELECT s.ctid FROM kambana.lane AS l
+    CROSS JOIN LATERAL (SELECT max(n.batch) AS batch FROM kambana.settled AS n WHERE n.lane = l.lane) AS last
+    JOIN kambana.settled AS s ON s.lane = l.lane AND (l.closed OR s.batch < last.batch) LIMIT $1))";
+
+/// A batch that has entered looks for its lane once, so nobody may be writing while lanes are closed.
+async fn close_lanes(client: &Client, sides: i32) -> Result<(), Failure> {
+    let finished = async |among: Option<&[i64]>| {
+        let rows = client.query(FINISHED_SQL, &[&sides, &among]).await?;
+        Ok::<Vec<i64>, Failure>(rows.iter().map(|row| row.get(0)).collect())
+    };
+    let lanes = finished(None).await?;
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    let mut tries = 0;
+    let fence = loop {
+        match Fence::take(client).await {
+            Ok(fence) => break fence,
+            Err(Failure::Repeat(_)) if tries < FENCE_TRIES => tries += 1,
+            // Somebody writes for longer than one waits: in a minute, then.
+            Err(Failure::Repeat(_)) => return Ok(()),
+            Err(failure) => return Err(failure),
+        }
+        tokio::time::sleep(FENCE_PAUSE).await;
+    };
+    let lanes = finished(Some(&lanes)).await?;
+    client
+        .execute(
+            "-- trim::close_lanes()\nUPDATE kambana.lane AS l SET closed = true, confirmed = k.confirmed \
+             FROM kambana.lane_settled AS k WHERE k.lane = l.lane AND l.lane = ANY($1)",
+            &[&lanes],
+        )
+        .await?;
+    fence.commit().await
+}
+
 async fn trim(inner: &Inner, side: SideId) -> Result<(), Failure> {
     let conn = Conn::open(&inner.sides[side].writes).await?;
     let client = conn.client()?;
-    client
-        .execute(
-            "-- trim::close_lanes()\nUPDATE kambana.lane AS l SET closed = true WHERE NOT closed \
-             AND NOT EXISTS (SELECT FROM kambana.op AS o WHERE o.lane = l.lane AND (o.at > now() - interval '1 min' \
-               OR o.batch > ANY (SELECT coalesce(l.confirmed[i], 0) FROM generate_series(1, $1) AS i \
-                 WHERE NOT EXISTS (SELECT FROM kambana.mark AS m WHERE m.side = chr(96 + i) AND m.given_up))))",
-            &[&(inner.sides.count() as i32)],
-        )
-        .await?;
+    conn.set_busy(true);
+    close_lanes(client, inner.sides.count() as i32).await?;
+    conn.set_busy(false);
     reach(Point::TrimClosed).await?;
+    while client.execute(SETTLED_SQL, &[&SETTLED_STROKE]).await? == SETTLED_STROKE as u64 {
+        if *inner.closing.borrow() {
+            return Ok(());
+        }
+    }
     let seconds = inner.config.journal_retention.as_secs_f64();
     for table in ["journal", "op"] {
+        // What is kept is not looked at: of each lane the first row tells whether it is old enough.
         let sql = format!(
             "-- trim::{table}()\nDELETE FROM kambana.{table} WHERE ctid = ANY (ARRAY( \
-             SELECT t.ctid FROM kambana.{table} AS t JOIN kambana.lane AS l ON l.lane = t.lane AND l.closed \
-             WHERE t.at < now() - make_interval(secs => $1) LIMIT $2))"
+             SELECT t.ctid FROM kambana.lane AS l CROSS JOIN LATERAL ( \
+               SELECT o.ctid FROM kambana.{table} AS o WHERE o.lane = l.lane AND o.at < now() - make_interval(secs => $1) \
+               OFFSET 0) AS t \
+             WHERE l.closed AND (SELECT o.at FROM kambana.{table} AS o WHERE o.lane = l.lane ORDER BY o.batch LIMIT 1) \
+               < now() - make_interval(secs => $1) LIMIT $2))"
         );
         while client.execute(&sql, &[&seconds, &STROKE]).await? == STROKE as u64 {
             if *inner.closing.borrow() {
@@ -183,9 +243,10 @@ async fn trim(inner: &Inner, side: SideId) -> Result<(), Failure> {
         .await?;
     client
         .execute(
-            "-- trim::lanes()\nDELETE FROM kambana.lane AS l WHERE closed \
-             AND NOT EXISTS (SELECT FROM kambana.op AS o WHERE o.lane = l.lane) \
-             AND NOT EXISTS (SELECT FROM kambana.journal AS j WHERE j.lane = l.lane)",
+            "-- trim::lanes()\nWITH gone AS (DELETE FROM kambana.lane AS l WHERE closed \
+               AND NOT EXISTS (SELECT FROM kambana.op AS o WHERE o.lane = l.lane) \
+               AND NOT EXISTS (SELECT FROM kambana.journal AS j WHERE j.lane = l.lane) RETURNING l.lane) \
+             DELETE FROM kambana.settled AS s USING gone WHERE s.lane = gone.lane",
             &[],
         )
         .await?;

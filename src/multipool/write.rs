@@ -47,6 +47,9 @@ const BATCH_BYTES: usize = 4 << 20;
 /// A lane that had nothing to do for this long settles what it wrote last.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
+/// After so long a lane takes a new name: only what a finished lane has written is ever trimmed.
+const LANE_LIFE: Duration = Duration::from_secs(900);
+
 /// Lock timeouts of one operation before it is answered "not applied": together longer than the servers let an instance
 /// stand still with a lock in its hands.
 const LOCK_TRIES: u32 = 4;
@@ -72,9 +75,11 @@ pub(super) struct Lane {
     flight: Option<Flight>,
     /// Work that could not join the batch it was taken with.
     held: VecDeque<Job>,
-    /// Name of this lane in `kambana.lane`; a new one in every epoch.
+    /// Name of this lane in `kambana.lane`; a new one in every epoch, and now and then.
     id: i64,
     epoch: i64,
+    /// When it got this name.
+    named: Instant,
     batch: i64,
     /// The last batch whose COMMIT each side answered.
     confirmed: PerSide<i64>,
@@ -144,6 +149,7 @@ impl Lane {
             held: VecDeque::new(),
             id: 0,
             epoch: 0,
+            named: Instant::now(),
             batch: 0,
             confirmed,
             unsettled: false,
@@ -158,6 +164,11 @@ impl Lane {
             if let Some(job) = self.held.pop_front() {
                 self.fly(vec![job], &mut turn).await;
                 continue;
+            }
+            if self.has_done_enough() {
+                turn = None;
+                self.settle().await;
+                self.leave_name();
             }
             let idle = if self.unsettled {
                 SETTLE_AFTER
@@ -405,22 +416,39 @@ impl Lane {
             Ok(Ok(_)) => Err(refusal),
             _ => {
                 // What this lane leaves in doubt must stay open: a later batch of the lane would say that every side has it.
-                self.id = 0;
+                self.leave_name();
                 Err(WriteError::Unknown(op))
             }
         }
     }
 
-    /// Starts a new lane when the epoch is not the one of the last batch.
+    /// Starts a new lane when the epoch is not the one of the last batch, or the old one has done enough.
     fn enter_epoch(&mut self, epoch: &Epoch) {
         if self.epoch != epoch.n || self.id == 0 {
-            self.inner.answered.forget(self.id);
+            self.leave_name();
             self.epoch = epoch.n;
             self.id = super::journal::new_lane();
+            self.named = Instant::now();
             self.batch = 0;
             self.unsettled = false;
             self.confirmed = self.inner.sides.map(|_, _| 0);
         }
+    }
+
+    /// While a side is out no lane can be closed: more of them would only be more to look at.
+    fn has_done_enough(&self) -> bool {
+        let (inner, members) = (&self.inner, self.inner.view().epoch.members);
+        let awaited =
+            |side: SideId| !members.contains(side) && !inner.sides[side].given_up.load(Ordering::Acquire);
+        self.id != 0
+            && self.named.elapsed() > LANE_LIFE.min(inner.config.journal_retention)
+            && !inner.sides.ids().any(awaited)
+    }
+
+    /// The next batch is that of a new lane.
+    fn leave_name(&mut self) {
+        self.inner.answered.forget(self.id);
+        self.id = 0;
     }
 
     fn confirmed_array(&self) -> Vec<i64> {
@@ -430,7 +458,10 @@ impl Lane {
     /// Tells every side that answers which batches all of them have. Never needed for correctness: what a lane leaves
     /// unsettled the sweeper finds on every side and settles.
     async fn settle(&mut self) {
-        self.unsettled = false;
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        self.batch += 1;
         let confirmed = self.confirmed_array();
         let _ = reach(Point::SettleBefore).await;
         for side in self.inner.view().epoch.members.iter() {
@@ -438,12 +469,12 @@ impl Lane {
             let told = async {
                 let statement = conn
                     .prepare(
-                        "-- write::settle()\nUPDATE kambana.lane SET confirmed = $2 \
-                         WHERE lane = $1",
+                        "-- write::settle()\nINSERT INTO kambana.settled (lane, batch, confirmed) \
+                         SELECT lane, $2, $3 FROM kambana.lane WHERE lane = $1",
                     )
                     .await?;
                 conn.client()?
-                    .execute(&statement, &[&self.id, &confirmed])
+                    .execute(&statement, &[&self.id, &self.batch, &confirmed])
                     .await?;
                 reach(Point::SettleSide).await
             };

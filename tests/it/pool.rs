@@ -3,6 +3,7 @@
 mod clashes;
 mod half;
 mod installation;
+mod ledger;
 mod returns;
 
 use std::time::Duration;

@@ -248,7 +248,7 @@ async fn membership(stack: &Stack, name: &str) -> Option<Stored> {
     let sides = names(stack).len() as i32;
     let row = client
         .query_one(
-            "SELECT n, members, (SELECT count(*) FROM kambana.journal j LEFT JOIN kambana.lane l USING (lane)
+            "SELECT n, members, (SELECT count(*) FROM kambana.journal j LEFT JOIN kambana.lane_settled l USING (lane)
                WHERE j.lane = 0 OR (NOT l.closed AND j.batch > (
                  SELECT min(coalesce(l.confirmed[i], 0)) FROM generate_series(1, $1::int) AS i)))
              FROM kambana.epoch",

@@ -17,7 +17,7 @@ const OPEN_SQL: &str = "-- compare::open()
 SELECT j.key, j.old_key, j.kind::text, CASE WHEN j.lane <> 0 THEN j.op END FROM (
     SELECT j.* FROM kambana.journal AS j WHERE j.lane = 0 AND j.tbl = $1
     UNION ALL
-    SELECT j.* FROM kambana.lane AS l JOIN kambana.journal AS j ON j.lane = l.lane AND j.tbl = $1
+    SELECT j.* FROM kambana.lane_settled AS l JOIN kambana.journal AS j ON j.lane = l.lane AND j.tbl = $1
         AND j.batch > (SELECT min(coalesce(l.confirmed[i], 0)) FROM generate_series(1, $2) AS i)
         WHERE NOT l.closed) AS j
 LIMIT $3";

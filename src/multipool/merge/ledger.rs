@@ -32,7 +32,8 @@ pub(super) async fn settle(
             "-- merge::settle()\nUPDATE kambana.lane AS l \
              SET confirmed[$1] = greatest(coalesce(l.confirmed[$1], 0), u.batch), \
                  confirmed[$2] = greatest(coalesce(l.confirmed[$2], 0), u.batch) \
-             FROM unnest($3::bigint[], $4::bigint[]) AS u(lane, batch) WHERE l.lane = u.lane",
+             FROM unnest($3::bigint[], $4::bigint[]) AS u(lane, batch) JOIN kambana.lane_settled AS k ON k.lane = u.lane \
+             WHERE l.lane = u.lane AND u.batch > least(coalesce(k.confirmed[$1], 0), coalesce(k.confirmed[$2], 0))",
             &[&place(lead), &place(other), lanes, batches],
         )
         .await?;
@@ -110,11 +111,12 @@ pub(super) async fn ledger(
         stamp((other, b), (lead, a), lane, &from_b).await?;
     }
 
-    let mut lanes = lanes(a).await.map_err(at_a)?;
-    for (lane, (instance, confirmed)) in self::lanes(b).await.map_err(at_b)? {
+    let stored = [lanes(a).await.map_err(at_a)?, lanes(b).await.map_err(at_b)?];
+    let mut lanes = stored[0].clone();
+    for (lane, (instance, confirmed)) in &stored[1] {
         let known = lanes
-            .entry(lane)
-            .or_insert_with(|| (instance, vec![0; confirmed.len()]));
+            .entry(*lane)
+            .or_insert_with(|| (instance.clone(), vec![0; confirmed.len()]));
         raise(&mut known.1, confirmed);
     }
     if inner.sides.count() > 2 {
@@ -122,7 +124,7 @@ pub(super) async fn ledger(
         for (at, client) in [(lead, a), (other, b)] {
             for (lane, confirmed) in closed(client, &lanes).await.map_err(|f| (at, f))? {
                 if let Some((_, known)) = lanes.get_mut(&lane) {
-                    raise(known, confirmed);
+                    raise(known, &confirmed);
                 }
             }
         }
@@ -130,8 +132,10 @@ pub(super) async fn ledger(
     if foreign {
         lanes.insert(lane, (MERGE_LANE.into(), vec![0; inner.sides.count()]));
     }
-    for (at, client) in [(lead, a), (other, b)] {
-        insert_lanes(client, &lanes).await.map_err(|f| (at, f))?;
+    for ((at, client), stored) in [(lead, a), (other, b)].into_iter().zip(&stored) {
+        let mut news = lanes.clone();
+        news.retain(|lane, known| stored.get(lane) != Some(known));
+        insert_lanes(client, &news).await.map_err(|f| (at, f))?;
     }
     let rows = a
         .query(
@@ -208,16 +212,16 @@ async fn forget(client: &Client, open: &mut Open, lost: &BTreeSet<Uuid>) -> Resu
     Ok(())
 }
 
-fn raise(known: &mut [i64], confirmed: Vec<i64>) {
+fn raise(known: &mut [i64], confirmed: &[i64]) {
     for (ours, theirs) in known.iter_mut().zip(confirmed) {
-        *ours = (*ours).max(theirs);
+        *ours = (*ours).max(*theirs);
     }
 }
 
 /// Which of these lanes a side has closed, and what it knew of them then.
 async fn closed(client: &Client, lanes: &Lanes) -> Result<Vec<(i64, Vec<i64>)>, Failure> {
     let lanes: Vec<i64> = lanes.keys().copied().collect();
-    let sql = "-- merge::closed()\nSELECT lane, confirmed FROM kambana.lane WHERE closed AND lane = ANY($1)";
+    let sql = "-- merge::closed()\nSELECT lane, confirmed FROM kambana.lane_settled WHERE closed AND lane = ANY($1)";
     let rows = client.query(sql, &[&lanes]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -225,7 +229,7 @@ async fn closed(client: &Client, lanes: &Lanes) -> Result<Vec<(i64, Vec<i64>)>, 
 pub(super) async fn lanes(client: &Client) -> Result<Lanes, Failure> {
     let rows = client
         .query(
-            "-- merge::lanes()\nSELECT lane, instance, confirmed FROM kambana.lane WHERE NOT closed",
+            "-- merge::lanes()\nSELECT lane, instance, confirmed FROM kambana.lane_settled WHERE NOT closed",
             &[],
         )
         .await?;

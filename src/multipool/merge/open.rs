@@ -33,7 +33,7 @@ pub(super) async fn open(
         None => "AND $2::text IS NULL".into(),
     };
     let sql = format!(
-        "-- merge::open()\nSELECT {OP_COLUMNS} FROM kambana.lane AS l JOIN kambana.op AS o ON o.lane = l.lane \
+        "-- merge::open()\nSELECT {OP_COLUMNS} FROM kambana.lane_settled AS l JOIN kambana.op AS o ON o.lane = l.lane \
          AND o.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed {} ORDER BY o.xid, o.lane, o.batch",
         newer("o")
     );
@@ -41,7 +41,7 @@ pub(super) async fn open(
     let (tables, keys) = held.resting();
     let sql = format!(
         "-- merge::open()\nSELECT {COLUMNS} FROM (\
-           SELECT j.* FROM kambana.lane AS l JOIN kambana.journal AS j ON j.lane = l.lane \
+           SELECT j.* FROM kambana.lane_settled AS l JOIN kambana.journal AS j ON j.lane = l.lane \
              AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed {newer} \
            UNION ALL SELECT j.* FROM kambana.journal AS j WHERE j.lane = 0 {newer} \
              AND NOT EXISTS (SELECT FROM unnest($3::text[], $4::text[]) AS h(tbl, key) \
@@ -172,7 +172,7 @@ pub(super) async fn join_clocks(
 
 /// How many journal rows may be missing on `other`; counting stops above `most`.
 pub(super) async fn count(client: &Client, other: SideId, most: i64) -> Result<i64, Failure> {
-    let sql = "-- merge::count()\nSELECT count(*) FROM (SELECT FROM kambana.lane AS l JOIN kambana.journal AS j \
+    let sql = "-- merge::count()\nSELECT count(*) FROM (SELECT FROM kambana.lane_settled AS l JOIN kambana.journal AS j \
                ON j.lane = l.lane AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed \
                UNION ALL SELECT FROM kambana.journal AS j WHERE j.lane = 0 LIMIT $2) AS x";
     let row = client.query_one(sql, &[&place(other), &(most + 1)]).await?;
@@ -208,7 +208,7 @@ pub(super) async fn open_keys(client: &Client, other: SideId, entries: &[Entry])
         .collect();
     let sql = format!(
         "-- merge::open_keys()\nSELECT {COLUMNS} FROM ( \
-           SELECT j.* FROM kambana.lane AS l JOIN kambana.journal AS j ON j.lane = l.lane \
+           SELECT j.* FROM kambana.lane_settled AS l JOIN kambana.journal AS j ON j.lane = l.lane \
              AND j.batch > coalesce(l.confirmed[$1], 0) WHERE NOT l.closed \
            UNION ALL SELECT j.* FROM kambana.journal AS j WHERE j.lane = 0) AS j \
          WHERE (j.tbl, j.key) IN (SELECT * FROM unnest($2::text[], $3::text[])) \

@@ -28,11 +28,12 @@ const NOTE_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 const OWN: &str = "kambana";
 
 /// The pool's own tables that are the same on every side, with what is copied of them and in which order.
-const OWN_TABLES: [(&str, &str, &str); 5] = [
+const OWN_TABLES: [(&str, &str, &str); 6] = [
     ("op", "", ""),
     // Foreign rows that no twin has yet are brought by the merge.
     ("journal", "WHERE lane <> 0", "ORDER BY n"),
     ("lane", "", ""),
+    ("settled", "", ""),
     ("conflict", "", ""),
     ("certificate", "", ""),
 ];

@@ -43,7 +43,7 @@ pub(super) async fn finish(work: &Work<'_>) -> Result<(), Stop> {
 
 /// Gives the planner something to go by; nothing depends on it.
 pub(super) async fn analyze(work: &Work<'_>, catalog: &Catalog) {
-    let own = ["kambana.journal", "kambana.op", "kambana.lane"].into_iter();
+    let own = ["kambana.journal", "kambana.op", "kambana.lane", "kambana.settled"].into_iter();
     for table in own.chain(catalog.values().map(|table| table.ident.as_str())) {
         let analyze = format!("ANALYZE {table}");
         let done = tokio::time::timeout(LONG, work.target.batch_execute(&analyze)).await;

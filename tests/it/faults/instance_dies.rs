@@ -407,7 +407,7 @@ async fn what_a_pass_has_overwritten_gives_way_although_its_rival_is_settled() {
     .await;
     assert!(!scene.has("a", op).await, "only b has it");
     let open = format!(
-        "SELECT count(*) FROM kambana.op AS o JOIN kambana.lane AS l ON l.lane = o.lane \
+        "SELECT count(*) FROM kambana.op AS o JOIN kambana.lane_settled AS l ON l.lane = o.lane \
          WHERE o.op = '{rival}' AND o.batch > coalesce(l.confirmed[2], 0)"
     );
     let a = scene.dsn(side("a"));

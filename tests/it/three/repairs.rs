@@ -229,8 +229,9 @@ async fn a_side_that_was_out_learns_what_the_others_have_closed() {
     active(&scene, &["a"]).await;
     scene.side_act(Action::Start, "c").await;
     active(&scene, &["a", "c"]).await;
-    let everywhere = "UPDATE kambana.lane AS l SET closed = true WHERE NOT EXISTS (SELECT FROM kambana.op AS o \
-        WHERE o.lane = l.lane AND o.batch > ANY (l.confirmed))";
+    let everywhere = "UPDATE kambana.lane AS l SET closed = true, confirmed = k.confirmed FROM kambana.lane_settled AS k \
+        WHERE k.lane = l.lane AND NOT EXISTS (SELECT FROM kambana.op AS o \
+        WHERE o.lane = l.lane AND o.batch > ANY (k.confirmed))";
     for name in ["a", "c"] {
         assert!(
             scene.sql(name).await.execute(everywhere, &[]).await.unwrap() > 0,
