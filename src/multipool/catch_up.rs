@@ -178,16 +178,8 @@ async fn fence_off(inner: &Inner, epoch: &Epoch, other: SideId, token: Uuid) -> 
     reach(Point::FenceOffBefore).await?;
     let conn = Conn::open(&inner.sides[other].writes).await?;
     conn.set_busy(true);
-    let until = Instant::now() + inner.config.op_deadline;
-    let fence = loop {
-        match Fence::take(conn.client()?).await {
-            Ok(fence) => break fence,
-            Err(Failure::Repeat(_)) if Instant::now() < until => {
-                tokio::time::sleep(inner.config.probe_interval).await;
-            }
-            Err(failure) => return Err(failure),
-        }
-    };
+    let (patience, pause) = (inner.config.op_deadline, inner.config.probe_interval);
+    let fence = Fence::take_within(conn.client()?, patience, pause).await?;
     let stored = epoch::read(fence.client()).await?;
     if stored.n > epoch.n || (stored.n == epoch.n && !stored.same_as(epoch)) {
         return Err(Failure::Repeat(Repeat::Contention));

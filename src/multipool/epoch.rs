@@ -3,8 +3,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
@@ -113,6 +115,24 @@ impl<'a> Fence<'a> {
             return Err(error.into());
         }
         Ok(Fence { client })
+    }
+
+    /// Takes the fence, coming back after each `pause` for as long as `patience` lasts.
+    ///
+    /// # Errors
+    /// As [`Fence::take`], of the last try.
+    pub async fn take_within(
+        client: &'a Client,
+        patience: Duration,
+        pause: Duration,
+    ) -> Result<Fence<'a>, Failure> {
+        let until = Instant::now() + patience;
+        loop {
+            match Fence::take(client).await {
+                Err(Failure::Repeat(_)) if Instant::now() < until => tokio::time::sleep(pause).await,
+                taken => return taken,
+            }
+        }
     }
 
     /// The client whose transaction holds the fence.

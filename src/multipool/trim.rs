@@ -24,8 +24,8 @@ const STROKE: i64 = 5000;
 /// As [`STROKE`], of rows that nobody else touches; each stroke passes what the one before has deleted.
 const SETTLED_STROKE: i64 = 100_000;
 
-/// How often lanes are tried to be closed, and the pause in between.
-const FENCE_TRIES: u32 = 10;
+/// How long it is tried to close lanes, and the pause in between.
+const FENCE_PATIENCE: Duration = Duration::from_secs(3);
 const FENCE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Decided conflicts are kept for so many days.
@@ -182,16 +182,10 @@ async fn close_lanes(client: &Client, sides: i32) -> Result<(), Failure> {
     if lanes.is_empty() {
         return Ok(());
     }
-    let mut tries = 0;
-    let fence = loop {
-        match Fence::take(client).await {
-            Ok(fence) => break fence,
-            Err(Failure::Repeat(_)) if tries < FENCE_TRIES => tries += 1,
-            // Somebody writes for longer than one waits: in a minute, then.
-            Err(Failure::Repeat(_)) => return Ok(()),
-            Err(failure) => return Err(failure),
-        }
-        tokio::time::sleep(FENCE_PAUSE).await;
+    let fence = match Fence::take_within(client, FENCE_PATIENCE, FENCE_PAUSE).await {
+        // Somebody writes for longer than one waits: in a minute, then.
+        Err(Failure::Repeat(_)) => return Ok(()),
+        taken => taken?,
     };
     let lanes = finished(Some(&lanes)).await?;
     client

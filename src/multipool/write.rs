@@ -437,12 +437,15 @@ impl Lane {
 
     /// While a side is out no lane can be closed: more of them would only be more to look at.
     fn has_done_enough(&self) -> bool {
-        let (inner, members) = (&self.inner, self.inner.view().epoch.members);
+        let inner = &self.inner;
+        // Asked before every batch, and nearly always the answer.
+        if self.id == 0 || self.named.elapsed() <= LANE_LIFE.min(inner.config.journal_retention) {
+            return false;
+        }
+        let members = inner.view().epoch.members;
         let awaited =
             |side: SideId| !members.contains(side) && !inner.sides[side].given_up.load(Ordering::Acquire);
-        self.id != 0
-            && self.named.elapsed() > LANE_LIFE.min(inner.config.journal_retention)
-            && !inner.sides.ids().any(awaited)
+        !inner.sides.ids().any(awaited)
     }
 
     /// The next batch is that of a new lane.

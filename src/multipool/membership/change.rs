@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::decide::may_advance;
 use crate::multipool::connection::{Conn, Failure};
 use crate::multipool::epoch::{self, Epoch, Fence};
@@ -148,16 +146,7 @@ async fn store(inner: &Inner, parent: &Epoch, child: &Child, side: SideId) -> Re
     let conn = Conn::open(&inner.sides[side].writes).await?;
     conn.set_busy(true);
     let client = conn.client()?;
-    let until = Instant::now() + FENCE_DEADLINE;
-    let fence = loop {
-        match Fence::take(client).await {
-            Ok(fence) => break fence,
-            Err(Failure::Repeat(_)) if Instant::now() < until => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(failure) => return Err(failure),
-        }
-    };
+    let fence = Fence::take_within(client, FENCE_DEADLINE, Duration::from_millis(20)).await?;
     reach(Point::EjectFenced).await?;
     let stored = epoch::read(client).await?;
     if !stored.same_as(parent) {

@@ -133,8 +133,10 @@ pub(super) async fn ledger(
         lanes.insert(lane, (MERGE_LANE.into(), vec![0; inner.sides.count()]));
     }
     for ((at, client), stored) in [(lead, a), (other, b)].into_iter().zip(&stored) {
-        let mut news = lanes.clone();
-        news.retain(|lane, known| stored.get(lane) != Some(known));
+        let news = lanes
+            .iter()
+            .filter(|(lane, known)| stored.get(lane) != Some(known));
+        let news: Lanes = news.map(|(lane, known)| (*lane, known.clone())).collect();
         insert_lanes(client, &news).await.map_err(|f| (at, f))?;
     }
     let rows = a
@@ -221,7 +223,7 @@ fn raise(known: &mut [i64], confirmed: &[i64]) {
 /// Which of these lanes a side has closed, and what it knew of them then.
 async fn closed(client: &Client, lanes: &Lanes) -> Result<Vec<(i64, Vec<i64>)>, Failure> {
     let lanes: Vec<i64> = lanes.keys().copied().collect();
-    let sql = "-- merge::closed()\nSELECT lane, confirmed FROM kambana.lane_settled WHERE closed AND lane = ANY($1)";
+    let sql = "-- merge::closed()\nSELECT lane, confirmed FROM kambana.lane WHERE closed AND lane = ANY($1)";
     let rows = client.query(sql, &[&lanes]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

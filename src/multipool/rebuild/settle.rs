@@ -6,6 +6,7 @@ use super::structure::same_structure;
 use super::{LONG, SHORT, Stop, Work, within};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure};
+use crate::multipool::install::GROWING;
 use crate::multipool::journal::place;
 
 /// Settles and unmarks.
@@ -43,8 +44,10 @@ pub(super) async fn finish(work: &Work<'_>) -> Result<(), Stop> {
 
 /// Gives the planner something to go by; nothing depends on it.
 pub(super) async fn analyze(work: &Work<'_>, catalog: &Catalog) {
-    let own = ["kambana.journal", "kambana.op", "kambana.lane", "kambana.settled"].into_iter();
-    for table in own.chain(catalog.values().map(|table| table.ident.as_str())) {
+    for table in GROWING
+        .into_iter()
+        .chain(catalog.values().map(|table| table.ident.as_str()))
+    {
         let analyze = format!("ANALYZE {table}");
         let done = tokio::time::timeout(LONG, work.target.batch_execute(&analyze)).await;
         if !matches!(done, Ok(Ok(()))) {
