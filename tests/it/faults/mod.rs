@@ -7,6 +7,7 @@
 
 mod clients;
 mod database_dies;
+mod databases_return;
 mod differences;
 mod hangs;
 mod instance_dies;
