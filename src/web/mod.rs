@@ -38,8 +38,12 @@ use crate::session;
 const WORKERS: usize = 2;
 /// Longer than the default deadline of one operation, so that a stopping instance answers what it has begun.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a connection without a request is kept: longer than HAProxy keeps one, which then rarely finds it closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Pause between two rounds of deleting expired sessions.
 const SESSION_GC_INTERVAL: Duration = Duration::from_secs(600);
+/// Pause between two rounds of summing up what was measured.
+const SUM_UP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why an instance cannot serve.
 #[derive(Debug, Error)]
@@ -105,6 +109,7 @@ impl Server {
                 .wrap(from_fn(edge::edge))
         })
         .workers(WORKERS)
+        .keep_alive(KEEP_ALIVE)
         .disable_signals()
         .shutdown_timeout(STOP_DEADLINE.as_secs())
         .listen(listener)?
@@ -137,6 +142,7 @@ impl Server {
         let handle = inner.handle();
         let mut serving = tokio::spawn(inner);
         let sweeping = tokio::spawn(delete_expired_sessions(state.clone()));
+        let counting = tokio::spawn(sum_up(state.clone()));
         let ended_early = tokio::select! {
             result = &mut serving => Some(result),
             () = stop => None,
@@ -152,6 +158,7 @@ impl Server {
             }
         };
         sweeping.abort();
+        counting.abort();
         if timeout(STOP_DEADLINE, state.imports.finish()).await.is_err() {
             tracing::warn!("an import is cut short; submitting its file again continues it");
         }
@@ -160,6 +167,15 @@ impl Server {
         }
         tracing::info!("stopped");
         result.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    }
+}
+
+/// A task with an end, as [`delete_expired_sessions`]: what was measured waits in memory, each request by itself, until it is
+/// summed up, and perhaps nobody ever asks for `/metrics`.
+async fn sum_up(state: web::Data<AppState>) {
+    loop {
+        sleep(SUM_UP_INTERVAL).await;
+        state.metrics.run_upkeep();
     }
 }
 
