@@ -268,6 +268,10 @@ impl Inner {
 
     /// The membership to write to, once writes are accepted.
     pub async fn writable(&self, deadline: Instant) -> Result<Epoch, NotApplied> {
+        let now = self.view();
+        if now.epoch.n > 0 && now.refusal.is_none() && !*self.closing.borrow() {
+            return Ok(now.epoch);
+        }
         let mut view = self.view.subscribe();
         let patience = deadline.min(Instant::now() + LEADER_PATIENCE);
         let waited = timeout_at(patience, async {

@@ -220,7 +220,9 @@ CREATE UNLOGGED TABLE IF NOT EXISTS kambana.stage (
 CREATE INDEX IF NOT EXISTS stage_key ON kambana.stage (tbl, key);
 COMMENT ON TABLE kambana.stage IS 'Rows on their way into tables with foreign keys or further unique indexes; never committed';
 
--- How a batch begins on a side. Every statement of it sees what was committed before: the fence first, then the epoch.
+-- How a batch begins on a side. Every statement of it sees what was committed before: the fence first (who comes to a follower,
+-- without a structure, has it already), then the epoch. An array is read by its subscripts: PL/pgSQL has taken it apart when
+-- the function was called, and unnest() would copy every element of it twice.
 CREATE OR REPLACE FUNCTION kambana.enter(
     our_epoch bigint, our_structure bigint, our_lane bigint, our_instance text, our_confirmed bigint[],
     our_batch bigint, ops uuid[], digests bigint[], results text[], is_applied boolean) RETURNS integer
@@ -229,7 +231,9 @@ AS $enter$
 DECLARE
     fresh integer;
 BEGIN
-    LOCK TABLE kambana.fence IN ROW SHARE MODE;
+    IF our_structure IS NOT NULL THEN
+        LOCK TABLE kambana.fence IN ROW SHARE MODE;
+    END IF;
     INSERT INTO kambana.settled (lane, batch, confirmed)
     SELECT l.lane, our_batch, our_confirmed FROM kambana.epoch AS e, kambana.lane AS l
     WHERE e.n = our_epoch AND (our_structure IS NULL OR e.structure = our_structure) AND l.lane = our_lane AND NOT l.closed;
@@ -243,8 +247,8 @@ BEGIN
         INSERT INTO kambana.settled (lane, batch, confirmed) VALUES (our_lane, our_batch, our_confirmed);
     END IF;
     INSERT INTO kambana.op (op, digest, lane, batch, epoch, applied, result)
-    SELECT u.op, u.digest, our_lane, our_batch, our_epoch, is_applied, u.result
-    FROM unnest(ops, digests, results) AS u(op, digest, result) ON CONFLICT (op) DO NOTHING;
+    SELECT ops[i], digests[i], our_lane, our_batch, our_epoch, is_applied, results[i]
+    FROM generate_series(1, cardinality(ops)) AS i ON CONFLICT (op) DO NOTHING;
     GET DIAGNOSTICS fresh = ROW_COUNT;
     RETURN fresh;
 END
@@ -253,21 +257,25 @@ COMMENT ON FUNCTION kambana.enter IS 'How many of the names were new; NULL if ep
 
 -- After a batch has written these keys here: which other batches changed them and are not known to be on another side, as
 -- this side or the instance (answered, by lane in siblings) knows. Nearly always there are none, which the first question
--- finds out without looking at keys. Planned once, perhaps while the journal is empty, and run when it has millions of
--- rows: OFFSET 0 and LIMIT leave no other way than lane by lane, by index.
+-- finds out: has one of the batches that are not known to be there a key whose text is somewhere in ours? Planned once,
+-- perhaps while the journal is empty, and run when it has millions of rows: OFFSET 0 and LIMIT leave no other way than lane
+-- by lane, by index.
 CREATE OR REPLACE FUNCTION kambana.guard(
     our_lane bigint, our_batch bigint, tbls text[], keys text[], old_keys text[],
     other integer, siblings bigint[], answered bigint[], foreigners boolean) RETURNS bigint[]
     LANGUAGE plpgsql
 AS $guard$
+DECLARE
+    ours text := array_to_string(keys, ' ') || array_to_string(old_keys, ' ');
 BEGIN
     IF NOT EXISTS (
             SELECT FROM kambana.lane AS l WHERE NOT l.closed AND l.lane <> 0 AND coalesce((
-                SELECT true FROM kambana.op AS o WHERE o.lane = l.lane
-                  AND o.batch > greatest(coalesce(l.confirmed[other], 0), coalesce(
+                SELECT true FROM kambana.journal AS j WHERE j.lane = l.lane
+                  AND j.batch > greatest(coalesce(l.confirmed[other], 0), coalesce(
                       answered[array_position(siblings, l.lane)], (SELECT s.confirmed[other] FROM kambana.settled AS s
                           WHERE s.lane = l.lane ORDER BY s.batch DESC LIMIT 1)))
-                  AND (o.lane <> our_lane OR o.batch <> our_batch) LIMIT 1), false))
+                  AND (j.lane <> our_lane OR j.batch <> our_batch)
+                  AND (j.kind = 'T' OR strpos(ours, j.key) > 0 OR strpos(ours, j.old_key) > 0) LIMIT 1), false))
        AND NOT (foreigners AND EXISTS (SELECT FROM kambana.journal AS j WHERE j.lane = 0)) THEN
         RETURN NULL;
     END IF;
@@ -301,9 +309,8 @@ CREATE OR REPLACE FUNCTION kambana.store(
 AS $store$
 BEGIN
     INSERT INTO kambana.journal (lane, batch, op, tbl, kind, key, old_key, image)
-    SELECT our_lane, our_batch, u.op, u.tbl, u.kind::"char", u.key, u.old_key, u.image
-    FROM unnest(row_ops, tbls, kinds, keys, old_keys, images)
-        WITH ORDINALITY AS u(op, tbl, kind, key, old_key, image, place) ORDER BY u.place;
+    SELECT our_lane, our_batch, row_ops[i], tbls[i], kinds[i]::"char", keys[i], old_keys[i], images[i]
+    FROM generate_series(1, cardinality(row_ops)) AS i ORDER BY i;
     RETURN kambana.guard(our_lane, our_batch, tbls, keys, old_keys, other, siblings, answered, foreigners);
 END
 $store$;

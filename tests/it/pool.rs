@@ -1,6 +1,7 @@
 //! `MultiPool` as a library: both doors, a lock of somebody else's, numbers of new rows.
 
 mod clashes;
+mod guard;
 mod half;
 mod installation;
 mod ledger;

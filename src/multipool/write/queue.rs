@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::Job;
 
@@ -131,12 +130,13 @@ impl Turn {
     pub(super) async fn gather(&mut self, first: Job) -> Vec<Job> {
         let mut jobs = vec![first];
         let queue = Arc::clone(&self.queue);
-        let deadline = Instant::now() + PATIENCE;
+        // Made once: a timer that is set anew for each of them wakes the runtime each time.
+        let patience = tokio::time::sleep(PATIENCE);
+        let landed = queue.landed.notified();
+        tokio::pin!(patience, landed);
+        // Asked for before it is looked whether there is anything to wait for.
+        landed.as_mut().enable();
         while jobs.len() < ENOUGH && jobs.last().is_some_and(|job| job.changes().is_some()) {
-            // Asked for before it is looked whether there is anything to wait for.
-            let landed = queue.landed.notified();
-            tokio::pin!(landed);
-            landed.as_mut().enable();
             if queue.flying.load(Ordering::Acquire) == 0 {
                 break;
             }
@@ -145,8 +145,11 @@ impl Turn {
                     Some(job) => jobs.push(job),
                     None => break,
                 },
-                () = landed => {}
-                () = tokio::time::sleep_until(deadline) => break,
+                () = &mut landed => {
+                    landed.set(queue.landed.notified());
+                    landed.as_mut().enable();
+                }
+                () = &mut patience => break,
             }
         }
         // Who was answered a moment ago comes back in this one.
