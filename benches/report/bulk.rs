@@ -330,7 +330,7 @@ async fn whole(pool: &MultiPool) -> Result<()> {
             return Ok(());
         }
         if !patience.pause().await {
-            let events = status.events.iter().map(|event| event.what.as_str());
+            let events = status.events.iter().map(|event| event.what.to_string());
             bail!(
                 "not every side became active: {}",
                 events.collect::<Vec<_>>().join("; ")

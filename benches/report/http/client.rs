@@ -46,11 +46,12 @@ impl Client {
                 break;
             };
             let value = value.trim();
-            match name.to_ascii_lowercase().as_str() {
-                "content-length" => length = value.parse().context("content-length")?,
-                "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
-                "set-cookie" => self.cookie = value.split(';').next().map(str::to_owned),
-                _ => {}
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.parse().context("content-length")?;
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                chunked = value.eq_ignore_ascii_case("chunked");
+            } else if name.eq_ignore_ascii_case("set-cookie") {
+                self.cookie = value.split(';').next().map(str::to_owned);
             }
         }
         self.body.clear();

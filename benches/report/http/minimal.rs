@@ -12,8 +12,8 @@ use tokio_postgres::{NoTls, Row};
 /// As many as the web application has for reads.
 const CONNECTIONS: usize = 8;
 
-/// The same columns as the web application, so that both send the same bytes.
-const COLUMNS: &str = "id, name, content, to_char(updated_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.US') AS updated_at";
+/// The same columns as the web application.
+const COLUMNS: &str = "id, name, content, updated_at::text AS updated_at";
 
 #[derive(Serialize)]
 struct Item {
@@ -36,7 +36,7 @@ fn item(row: &Row) -> Item {
         id: row.get(0),
         name: row.get(1),
         content: row.get(2),
-        updated_at: row.get(3),
+        updated_at: row.get::<_, Option<&str>>(3).map(|at| at.replacen(' ', "T", 1)),
     }
 }
 

@@ -63,7 +63,7 @@ pub async fn measure(args: &Args, site: &Site, results: &mut Results) -> Result<
                     Work::Session => php.as_mut(),
                     _ => Some(&mut minimal),
                 };
-                let fronts = base.map(|base| (Kind::Single, base, "PHPSESSID=session-00000007"));
+                let fronts = base.map(|base| (Kind::Single, base, php::SESSION_COOKIE));
                 let fronts = fronts.into_iter().chain([(Kind::Two, &mut web, cookie.as_str())]);
                 for (kind, front, cookie) in fronts {
                     let measured = cell(front, &order, cookie).await?;

@@ -15,6 +15,11 @@ use crate::systems::Site;
 const SCRIPT: &str = include_str!("session.php");
 const START_DEADLINE: Duration = Duration::from_secs(15);
 
+/// What is in the session of [`SESSION_COOKIE`]: as in that of the web application.
+const SESSION_SQL: &str = "INSERT INTO php_session (id, data, date_change)
+    VALUES ('hasina', convert_to('user|s:6:\"hasina\";', 'UTF8'), '2026-01-01')";
+pub const SESSION_COOKIE: &str = "PHPSESSID=hasina";
+
 /// As many as clients that are measured in most cells.
 const CHILDREN: usize = 32;
 
@@ -23,6 +28,9 @@ pub async fn build(site: &Site) -> Result<Front> {
     let program = fpm().context("PHP-FPM is not installed")?;
     let haproxy = Programs::find()?.haproxy()?;
     let (stack, databases) = single(site).await?;
+    for database in &databases {
+        database.client().batch_execute(SESSION_SQL).await?;
+    }
     let side = stack.side_configs()[0].clone();
     let dir = site.dir("php")?;
     let fpm_port = PortChoice::Any.choose("PHP-FPM", "", &[])?.number;
@@ -95,8 +103,12 @@ async fn until_ready(port: u16) -> Result<()> {
     loop {
         let asked = async {
             let mut client = Client::connect(port).await?;
-            let (status, body) = client.ask(&get("/", None)).await?;
-            Ok::<_, anyhow::Error>((status, body.starts_with(b"<!doctype html>")))
+            let (status, body) = client.ask(&get("/", Some(SESSION_COOKIE))).await?;
+            let page = String::from_utf8_lossy(body);
+            Ok::<_, anyhow::Error>((
+                status,
+                page.contains("hasina</span>") && page.trim_end().ends_with("</html>"),
+            ))
         };
         match asked.await {
             Ok((200, true)) => return Ok(()),
