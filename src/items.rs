@@ -15,7 +15,7 @@ pub const MAX_CONTENT: usize = 100_000;
 /// Columns a list can be sorted by.
 pub const SORTS: &[&str] = &["id", "name", "updated_at"];
 
-const COLUMNS: &str = "id, name, content, to_char(updated_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.US') AS updated_at";
+const COLUMNS: &str = "id, name, content, updated_at::text AS updated_at";
 
 const LISTING: Listing = Listing {
     function: "items::list()",
@@ -50,7 +50,7 @@ pub const BRIEF_CONTENT: usize = 200;
 
 const BRIEF: Listing = Listing {
     function: "items::list_brief()",
-    columns: "id, name, left(content, 200) AS content, to_char(updated_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.US') AS updated_at",
+    columns: "id, name, left(content, 200) AS content, updated_at::text AS updated_at",
     ..LISTING
 };
 
@@ -114,7 +114,7 @@ fn from_row(row: &Row) -> Result<Item, tokio_postgres::Error> {
         id: row.try_get("id")?,
         name: row.try_get("name")?,
         content: row.try_get("content")?,
-        updated_at: row.try_get("updated_at")?,
+        updated_at: listing::stamp(row, "updated_at")?,
     })
 }
 

@@ -15,8 +15,7 @@ pub const MAX_HOST: usize = 255;
 /// Columns a list can be sorted by.
 pub const SORTS: &[&str] = &["id", "name", "host", "port", "active", "created_at"];
 
-const COLUMNS: &str =
-    "id, name, host, port, active, to_char(created_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.US') AS created_at";
+const COLUMNS: &str = "id, name, host, port, active, created_at::text AS created_at";
 
 const fn sort(name: &'static str, expression: &'static str, cast: &'static str) -> Sort {
     Sort {
@@ -193,7 +192,7 @@ fn from_row(row: &Row) -> Result<Server, tokio_postgres::Error> {
         host: row.try_get("host")?,
         port: row.try_get("port")?,
         active: row.try_get("active")?,
-        created_at: row.try_get("created_at")?,
+        created_at: listing::stamp(row, "created_at")?,
     })
 }
 

@@ -151,12 +151,16 @@ fn list_statement(listing: &Listing, query: &ListQuery) -> Statement {
         _ => String::new(),
     };
     statement.sql = format!(
-        "-- {function}\nSELECT {columns}, ({column})::text AS sort_key{totals} FROM {table} WHERE {conditions} \
+        "-- {function}\nSELECT {columns}{sort_key}{totals} FROM {table} WHERE {conditions} \
          ORDER BY {column} {direction}{nulls}, id {direction} LIMIT {limit}",
         // One row more than wanted tells whether there is another page.
         limit = fetched(query),
         function = listing.function,
         columns = listing.columns,
+        sort_key = match sort.expression {
+            "id" => String::new(),
+            column => format!(", ({column})::text AS sort_key"),
+        },
         table = listing.table,
         column = sort.expression,
         conditions = conditions.join(" AND "),
@@ -164,18 +168,20 @@ fn list_statement(listing: &Listing, query: &ListQuery) -> Statement {
     statement
 }
 
-/// How many rows there are, up to one more than the bound, and how many PostgreSQL believes there are: evaluated once.
+/// How many rows there are, up to one more than the bound, and how many PostgreSQL believes there are: evaluated once. Where
+/// it believes in at least twice as many, nothing is counted.
 fn totals(listing: &Listing, condition: &str, search: &str) -> String {
-    let (table, bound) = (listing.table, COUNT_BOUND + 1);
-    // How much a search will find is not known before.
-    let estimate = match search {
-        "" => format!("(SELECT reltuples::bigint FROM pg_class WHERE oid = '{table}'::regclass)"),
-        _ => "-1::bigint".into(),
-    };
-    format!(
-        "(SELECT count(*) FROM (SELECT FROM {table} WHERE {condition} LIMIT {bound}) AS found) AS counted, \
-         {estimate} AS estimate"
-    )
+    let (table, more) = (listing.table, COUNT_BOUND + 1);
+    let count =
+        format!("(SELECT count(*) FROM (SELECT FROM {table} WHERE {condition} LIMIT {more}) AS found)");
+    match search {
+        "" => format!(
+            "(SELECT ARRAY[CASE WHEN c.reltuples >= 2 * {COUNT_BOUND} THEN {more} ELSE {count} END, c.reltuples::bigint] \
+             FROM pg_class AS c WHERE c.oid = '{table}'::regclass) AS totals"
+        ),
+        // How much a search will find is not known before.
+        _ => format!("ARRAY[{count}, -1] AS totals"),
+    }
 }
 
 fn count_statement(listing: &Listing, search: &str) -> Statement {
@@ -198,11 +204,6 @@ pub(crate) async fn page<T>(
     read_row: impl Fn(&Row) -> Result<T, tokio_postgres::Error>,
 ) -> Result<Page<T>, ReadError> {
     let mut found = list_statement(listing, query).read(pool).await?;
-    let counted = match found.first() {
-        Some(row) if query.search.is_empty() => Some(total(row)?),
-        _ => None,
-    };
-    found.truncate(query.limit as usize + 1);
     let backward = query.cursor.as_ref().is_some_and(|cursor| cursor.backward);
     if backward && found.len() < query.limit as usize {
         // Rows in front were deleted: a first page shorter than the others would look like the end of the list.
@@ -212,33 +213,25 @@ pub(crate) async fn page<T>(
         };
         return Box::pin(page(pool, listing, &first, read_row)).await;
     }
-    let mut rows = Vec::with_capacity(found.len());
-    for row in &found {
-        rows.push((read_row(row).map_err(unreadable)?, mark(row).map_err(unreadable)?));
-    }
-    let more = rows.len() > query.limit as usize;
-    rows.truncate(query.limit as usize);
+    let more = found.len() > query.limit as usize;
+    found.truncate(query.limit as usize);
     if backward {
-        rows.reverse();
+        found.reverse();
     }
-    let link = |row: Option<&(T, (Option<String>, i32))>, backward: bool| {
-        let (_, (value, id)) = row?;
-        let cursor = Cursor {
-            sort: query.sort.clone(),
-            descending: query.descending,
-            backward,
-            value: value.clone(),
-            id: *id,
-        };
-        Some(cursor.encode())
+    let rows = found.iter().map(read_row).collect::<Result<Vec<T>, _>>();
+    let rows = rows.map_err(unreadable)?;
+    let link = |row: Option<&Row>, backward: bool| match row {
+        Some(row) => mark(listing, query, row, backward).map_err(unreadable).map(Some),
+        None => Ok(None),
     };
-    let next = link(rows.last(), false).filter(|_| more || backward);
-    let previous = link(rows.first(), true).filter(|_| if backward { more } else { query.cursor.is_some() });
+    let next = link(found.last().filter(|_| more || backward), false)?;
+    let goes_back = if backward { more } else { query.cursor.is_some() };
+    let previous = link(found.first().filter(|_| goes_back), true)?;
     let here = rows.len() as i64;
-    let total = match counted {
-        Some(counted) => counted,
-        None if query.cursor.is_none() && !more => Total::Exactly(here),
-        None => match count_statement(listing, &query.search).read(pool).await {
+    let total = match found.first() {
+        _ if query.cursor.is_none() && !more => Total::Exactly(here),
+        Some(row) if query.search.is_empty() => total(row)?,
+        _ => match count_statement(listing, &query.search).read(pool).await {
             Ok(rows) => rows.first().map_or(Ok(Total::Exactly(here)), total)?,
             // The rows are there; only their number would take too long.
             Err(ReadError::TooLong) => Total::MoreThan(here),
@@ -246,7 +239,7 @@ pub(crate) async fn page<T>(
         },
     };
     Ok(Page {
-        rows: rows.into_iter().map(|(row, _)| row).collect(),
+        rows,
         total,
         next,
         previous,
@@ -255,12 +248,30 @@ pub(crate) async fn page<T>(
 
 /// What [`totals`] has found.
 fn total(row: &Row) -> Result<Total, ReadError> {
-    let number = |name: &str| row.try_get(name).map_err(unreadable);
-    Ok(Total::of(number("counted")?, number("estimate")?))
+    let totals: Vec<i64> = row.try_get("totals").map_err(unreadable)?;
+    let [counted, estimate] = [0, 1].map(|place| totals.get(place).copied().unwrap_or(-1));
+    Ok(Total::of(counted, estimate))
 }
 
-fn mark(row: &Row) -> Result<(Option<String>, i32), tokio_postgres::Error> {
-    Ok((row.try_get("sort_key")?, row.try_get("id")?))
+/// The place of this row in the list.
+fn mark(
+    listing: &Listing,
+    query: &ListQuery,
+    row: &Row,
+    backward: bool,
+) -> Result<String, tokio_postgres::Error> {
+    let id: i32 = row.try_get("id")?;
+    let cursor = Cursor {
+        sort: query.sort.clone(),
+        descending: query.descending,
+        backward,
+        value: match listing.sort(&query.sort).expression {
+            "id" => Some(id.to_string()),
+            _ => row.try_get("sort_key")?,
+        },
+        id,
+    };
+    Ok(cursor.encode())
 }
 
 /// A column is not of the type that `schema.sql` gives it.

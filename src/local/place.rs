@@ -148,7 +148,7 @@ fn socket_dir(parent: &Path, name: &str, account: &Account) -> Result<PathBuf, L
 /// Tells directories apart in a few characters.
 fn short_hash(dir: &Path) -> String {
     let hash = Sha256::digest(dir.as_os_str().as_encoded_bytes());
-    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hash[..6])
 }
 
 /// Deletes a directory and everything in it; fine if it is not there.

@@ -19,7 +19,7 @@ use super::inner::Inner;
 use super::journal::{self, COLUMNS, Entry, Lanes, OP_COLUMNS, OpRow, insert_lanes, insert_ops, place};
 use super::merge::{self, Copying, Keys, Purpose, collect_keys, widen_truncates};
 use super::votes::{Child, Verdict, decide};
-use super::{Loss, SideFault, SideId};
+use super::{Loss, Reason, SideFault, SideId};
 
 /// Journal rows or operations copied in one transaction of the target.
 const CHUNK: i32 = 2000;
@@ -96,7 +96,7 @@ pub(super) async fn catch_up(
     }
     let wish = Child {
         epoch: epoch.next(epoch.members.with(other)),
-        reason: format!("side {other} readmitted"),
+        reason: Reason::Readmitted(other).to_string(),
     };
     // Before the fences: nobody waits for voters while they are held. If we die after this, the next one to bring this
     // side back is given the same child.
@@ -190,7 +190,7 @@ async fn fence_off(inner: &Inner, epoch: &Epoch, other: SideId, token: Uuid) -> 
                 generation: token,
                 ..*epoch
             },
-            "being caught up",
+            &Reason::CatchingUp.to_string(),
         )
         .await?;
     fence.commit().await?;

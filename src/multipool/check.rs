@@ -13,7 +13,7 @@ use super::compare::{Comparison, compare};
 use super::connection::{Conn, Failure, words};
 use super::inner::{Inner, lock};
 use super::status::rfc3339;
-use super::{SideFault, SideId};
+use super::{Happened, SideFault, SideId};
 
 /// How often it is looked whether a comparison is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT * FROM kambana.certificate ORDER 
 
 /// Reads what is to be shown from the leader.
 pub(super) async fn proof(inner: &Inner, leader: SideId) -> Result<(), Failure> {
-    let conn = Conn::open(&inner.sides[leader].reads).await?;
+    let conn = Conn::open(&inner.sides[leader].writes).await?;
     let row = conn.client()?.query_one(PROOF_SQL, &[]).await?;
     let certificate = row.get::<_, Option<SystemTime>>(2).map(|at| Certificate {
         at,
@@ -220,13 +220,10 @@ async fn store(inner: &Inner, leader: SideId, comparison: &Comparison) -> Result
         .take(NAMED)
         .collect();
     if let Some(first) = found.first() {
-        inner.event(format!(
-            "{} rows differ between the databases and nothing explains it, the first: {} {} ({}); see kambana compare",
-            comparison.differing(),
-            first.table,
-            first.key,
-            first.columns.join(", ")
-        ));
+        inner.event(Happened::Differing {
+            rows: comparison.differing() as u64,
+            first: format!("{} {} ({})", first.table, first.key, first.columns.join(", ")),
+        });
     }
     let text = serde_json::to_string(&found).unwrap_or_default();
     let id = Uuid::now_v7();

@@ -22,7 +22,7 @@ use super::lineage::Looked;
 use super::refusal::Refusal;
 use super::standstill::Pulse;
 use super::write::{Answered, Job, Pending};
-use super::{Event, NotApplied, PerSide, SideFault, SideId, SideSet, votes};
+use super::{Event, Happened, NotApplied, PerSide, SideFault, SideId, SideSet, votes};
 use crate::config::PoolConfig;
 
 /// One side's connections and what is known about it.
@@ -191,8 +191,8 @@ impl Inner {
     }
 
     /// Records what happened, for the log and the status page.
-    pub fn event(&self, what: impl Into<String>) {
-        let (what, epoch) = (what.into(), self.view.borrow().epoch.n);
+    pub fn event(&self, what: Happened) {
+        let epoch = self.view.borrow().epoch.n;
         tracing::info!(epoch, "{what}");
         let mut events = lock(&self.events);
         if events.len() == MAX_EVENTS {
@@ -303,10 +303,9 @@ impl Inner {
         let (inner, task_name) = (Arc::clone(self), name.clone());
         let handle = tokio::spawn(async move {
             while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
-                inner.event(format!(
-                    "task `{task_name}` met an error in the program and is started anew; what it was doing is finished \
-                     by the sweep"
-                ));
+                inner.event(Happened::Restarted {
+                    task: task_name.clone(),
+                });
                 if cfg!(mutant = "lanes_stay_dead") {
                     return;
                 }

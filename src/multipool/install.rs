@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::catalog::{self, Catalog};
 use super::connection::{Failure, connect_all, words};
-use super::{ConnectError, PerSide, SideId, SideSet, compare, lineage, sequences, votes, watch};
+use super::{ConnectError, PerSide, Reason, SideId, SideSet, compare, lineage, sequences, votes, watch};
 use crate::config::PoolConfig;
 
 /// Version of the objects in schema `kambana`.
@@ -328,8 +328,14 @@ pub(super) async fn introduce(
     client
         .execute(
             "-- install::introduce()\nINSERT INTO kambana.epoch (n, parent, members, generation, reason) \
-             VALUES ($1, $2, $3, $4, 'installed')",
-            &[&epoch.n, &epoch.parent, &epoch.members.mask(), &Uuid::new_v4()],
+             VALUES ($1, $2, $3, $4, $5)",
+            &[
+                &epoch.n,
+                &epoch.parent,
+                &epoch.members.mask(),
+                &Uuid::new_v4(),
+                &Reason::Installed.to_string(),
+            ],
         )
         .await?;
     Ok(())

@@ -16,11 +16,11 @@ use tokio::time::Instant;
 use super::connection::{Failure, words};
 use super::epoch::Epoch;
 use super::inner::Inner;
-use super::{Loss, NotApplied, PerSide, SideFault, SideId, SideSet};
+use super::{Happened, Loss, NotApplied, PerSide, Reason, Repair, SideFault, SideId, SideSet};
 use change::{Changed, adopt, change};
 use damping::Damping;
 use decide::{Action, Seen, next, wants_sweep};
-use repair::{Ended, Repair, Repaired};
+use repair::{Ended, Repaired, Running};
 
 /// A side that was left out because it did not take a write is not brought back before this is over.
 const REFUSAL_TRIAL: Duration = Duration::from_secs(2);
@@ -51,32 +51,29 @@ pub(super) async fn run(inner: Arc<Inner>) {
         rebuild: None,
         rebuild_after: Instant::now(),
         renew_at: Instant::now(),
-        last_failure: String::new(),
+        last_failure: None,
         inner,
     };
     let inner = Arc::clone(&task.inner);
     let mut remembered = false;
     loop {
         if let Some(ended) = task.repair.take_if(|r| r.handle.is_finished()) {
-            let (what, side) = (ended.what, ended.side);
             match ended.handle.await {
-                Ok(result) => task.note_repair(&what, side, ended.epoch, result),
-                Err(error) => inner.event(format!("{what} ended in a panic: {error}")),
+                Ok(result) => task.note_repair(ended.repair, ended.side, ended.epoch, result),
+                Err(error) => panicked(&inner, ended.repair, &error),
             }
             inner.view.send_modify(|view| view.catching_up = None);
         }
         if let Some(ended) = task.sweep.take_if(|r| r.handle.is_finished()) {
-            let what = ended.what;
             match ended.handle.await {
-                Ok(ended) => task.note_sweep(&what, ended),
-                Err(error) => inner.event(format!("{what} ended in a panic: {error}")),
+                Ok(result) => task.note_sweep(ended.repair, result),
+                Err(error) => panicked(&inner, ended.repair, &error),
             }
         }
         if let Some(ended) = task.rebuild.take_if(|r| r.handle.is_finished()) {
-            let what = ended.what;
             match ended.handle.await {
-                Ok(ended) => task.note_rebuild(&what, ended),
-                Err(error) => inner.event(format!("{what} ended in a panic: {error}")),
+                Ok(result) => task.note_rebuild(ended.repair, result),
+                Err(error) => panicked(&inner, ended.repair, &error),
             }
         }
         remembered = remembered || remember(&inner);
@@ -121,25 +118,25 @@ struct Membership {
     damping: Damping,
     /// Sides that are watched before they are brought back, and were announced as such.
     on_trial: SideSet,
-    repair: Option<Repair>,
+    repair: Option<Running>,
     /// No repair before this.
     not_before: Instant,
     /// The side that could not be brought back or aligned in this epoch, for a reason that may last. What failed in an
     /// earlier epoch says nothing about one whose return another has just finished.
     put_off: Option<(SideId, i64)>,
     /// Bringing leftovers of the members together does not wait for a side that is caught up, which may take long.
-    sweep: Option<Repair>,
+    sweep: Option<Running>,
     /// No sweep before this.
     sweep_after: Instant,
     /// When the last sweep was done: what a side was asked before says nothing about what is left now, and a sweep stops
     /// every writer.
     swept: Option<std::time::Instant>,
     /// A rebuild takes its time and must not hold up the rest.
-    rebuild: Option<Repair>,
+    rebuild: Option<Running>,
     /// No rebuild before this.
     rebuild_after: Instant,
     renew_at: Instant,
-    last_failure: String,
+    last_failure: Option<Happened>,
 }
 
 impl Membership {
@@ -178,18 +175,15 @@ impl Membership {
                 .iter()
                 .for_each(|side| inner.sides[side].doubted.notify_one()),
             Action::Eject(dead) => {
-                let why: Vec<String> = dead
-                    .iter()
-                    .filter_map(|side| Some(format!("side {side} {}", inner.health(side).fault?)))
-                    .collect();
+                let fault = |side| Some(Reason::Fault(side, inner.health(side).fault?));
                 let members = epoch.members.minus(dead);
-                let unfinished: Vec<String> = dead
+                let unfinished = dead.iter().filter(|side| sides[*side].well);
+                let why = dead
                     .iter()
-                    .filter(|side| sides[*side].well)
-                    .map(|side| format!("the return of side {side} was not finished"))
-                    .collect();
-                let why = [why, unfinished].concat();
-                if let Changed::Refused(reason) = self.change(&epoch, members, why.join("; ")).await {
+                    .filter_map(fault)
+                    .chain(unfinished.map(Reason::Unfinished));
+                let why = Reason::sentence(&why.collect::<Vec<_>>());
+                if let Changed::Refused(reason) = self.change(&epoch, members, why).await {
                     // The dead side's writes could not be acknowledged anyway; now everybody is told at once.
                     refuse(&self.inner, reason);
                 }
@@ -200,7 +194,7 @@ impl Membership {
             Action::Renew => {
                 if Instant::now() >= self.renew_at {
                     self.renew_at = Instant::now() + RENEW_PAUSE;
-                    let reason = "a voter had lost its memory".to_owned();
+                    let reason = Reason::VoterForgot.to_string();
                     self.change(&epoch, epoch.members, reason).await;
                 }
             }
@@ -295,22 +289,20 @@ impl Membership {
         for side in on_trial.minus(self.on_trial).iter() {
             let trial = self.trial(side, epoch).as_secs();
             if trial > 0 {
-                self.inner.event(format!(
-                    "side {side} answers, but has come and gone lately: it must answer for {trial} s before it is brought back"
-                ));
+                self.inner.event(Happened::OnTrial { side, seconds: trial });
             }
         }
         self.on_trial = on_trial;
         seen
     }
 
-    fn note_repair(&mut self, what: &str, side: Option<SideId>, epoch: i64, ended: Ended) {
+    fn note_repair(&mut self, repair: Repair, side: Option<SideId>, epoch: i64, ended: Ended) {
         if !matches!(ended, Err((_, Failure::Repeat(_)))) {
             self.put_off = side.map(|side| (side, epoch));
         }
-        let (pause, text) = match ended {
+        let (pause, news) = match ended {
             Ok(Repaired::Done) => {
-                self.last_failure.clear();
+                self.last_failure = None;
                 self.put_off = None;
                 return;
             }
@@ -318,57 +310,62 @@ impl Membership {
             Err((side, failure)) => {
                 self.inner.note_repair_refused(side, &failure);
                 self.inner.doubt(side);
-                let text = format!("{what} failed at side {side}: {}", words(&failure));
-                match failure {
-                    Failure::Repeat(_) => {
-                        tracing::debug!("{text}");
-                        (REPAIR_PAUSE, String::new())
-                    }
-                    _ => (REPAIR_PAUSE, text),
-                }
+                (REPAIR_PAUSE, failed(repair, side, &failure))
             }
         };
         self.not_before = Instant::now() + pause;
-        self.tell_once(text);
+        self.tell_once(news);
     }
 
-    fn note_sweep(&mut self, what: &str, ended: Ended) {
+    fn note_sweep(&mut self, repair: Repair, ended: Ended) {
         let Err((side, failure)) = ended else {
             self.swept = Some(std::time::Instant::now());
-            self.last_failure.clear();
+            self.last_failure = None;
             return;
         };
         self.inner.note_repair_refused(side, &failure);
         self.inner.doubt(side);
         self.sweep_after = Instant::now() + REPAIR_PAUSE;
-        match failure {
-            Failure::Repeat(_) => tracing::debug!(%side, why = words(&failure), "{what} did not succeed yet"),
-            _ => self.tell_once(format!("{what} failed at side {side}: {}", words(&failure))),
-        }
+        self.tell_once(failed(repair, side, &failure));
     }
 
-    fn note_rebuild(&mut self, what: &str, ended: Ended) {
-        let (pause, text) = match ended {
-            Ok(Repaired::Done) => (REPAIR_PAUSE, String::new()),
+    fn note_rebuild(&mut self, repair: Repair, ended: Ended) {
+        let (pause, news) = match ended {
+            Ok(Repaired::Done) => (REPAIR_PAUSE, None),
             Ok(Repaired::Waits(why)) => (REFUSED_PAUSE, why),
             Err((side, failure)) => {
                 self.inner.doubt(side);
-                (
-                    REPAIR_PAUSE,
-                    format!("{what} failed at side {side}: {}", words(&failure)),
-                )
+                let why = words(&failure);
+                (REPAIR_PAUSE, Some(Happened::Failed { repair, side, why }))
             }
         };
         self.rebuild_after = Instant::now() + pause;
-        self.tell_once(text);
+        self.tell_once(news);
     }
 
-    fn tell_once(&mut self, text: String) {
-        if !text.is_empty() && text != self.last_failure {
-            self.inner.event(&text);
-            self.last_failure = text;
+    fn tell_once(&mut self, news: Option<Happened>) {
+        if let Some(news) = news
+            && self.last_failure.as_ref() != Some(&news)
+        {
+            self.inner.event(news.clone());
+            self.last_failure = Some(news);
         }
     }
+}
+
+/// What is to be told of a short repair that failed: nothing if it only has to be repeated.
+fn failed(repair: Repair, side: SideId, failure: &Failure) -> Option<Happened> {
+    let why = words(failure);
+    if matches!(failure, Failure::Repeat(_)) {
+        tracing::debug!(%side, why, "{repair} did not succeed yet");
+        return None;
+    }
+    Some(Happened::Failed { repair, side, why })
+}
+
+fn panicked(inner: &Inner, repair: Repair, error: &tokio::task::JoinError) {
+    tracing::error!(%error, "{repair} ended in a panic");
+    inner.event(Happened::Panicked(repair));
 }
 
 /// Faults that may be this instance's own: it is cut off, starved, or has the wrong password.
@@ -389,7 +386,7 @@ async fn allow(inner: &Inner, epoch: &Epoch) {
     }
     let changed = inner.view.send_if_modified(|view| view.refusal.take().is_some());
     if changed {
-        inner.event("writes are accepted");
+        inner.event(Happened::Accepting);
     }
 }
 
@@ -404,7 +401,7 @@ fn refuse(inner: &Inner, reason: NotApplied) {
         changed
     });
     if another {
-        inner.event(format!("writes are refused: {reason}"));
+        inner.event(Happened::Refusing(reason));
     }
 }
 

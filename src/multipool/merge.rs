@@ -30,7 +30,7 @@ use super::connection::{Conn, Failure, Rejection, Repeat, keep_awake};
 use super::epoch::{self, Epoch, Fence};
 use super::failpoint::{Point, reach};
 use super::inner::Inner;
-use super::{Loss, SideFault, SideId, conflicts, sequences, votes};
+use super::{Happened, Loss, Reason, SideFault, SideId, conflicts, sequences, votes};
 use apart::{Copied, Stuck};
 use both::Both;
 use clash::Verdict;
@@ -231,8 +231,7 @@ fn moved(side: SideId, found: &Epoch) -> (SideId, Failure) {
 struct Merged {
     copied: u64,
     batches: Batches,
-    /// Sentences for the status page.
-    news: Vec<String>,
+    news: Vec<Happened>,
 }
 
 async fn under_fences(
@@ -454,9 +453,12 @@ async fn write_epoch(
     let (at_a, at_b) = (|f: Failure| (lead, f), |f: Failure| (other, f));
     match purpose {
         Purpose::Sweep => return Ok(()),
-        Purpose::Align => fence_b.write(epoch, "readmission finished").await.map_err(at_b)?,
+        Purpose::Align => fence_b
+            .write(epoch, &Reason::Finished.to_string())
+            .await
+            .map_err(at_b)?,
         Purpose::Readmit { next, .. } => {
-            let reason = format!("side {other} readmitted");
+            let reason = Reason::Readmitted(other).to_string();
             fence_a.write(next, &reason).await.map_err(at_a)?;
             fence_b.write(next, &reason).await.map_err(at_b)?;
         }

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use super::connection::Failure;
 use super::epoch::Epoch;
 use super::inner::{Inner, lock};
-use super::{SideFault, SideId, SideSet};
+use super::{Reason, SideFault, SideId, SideSet};
 
 /// What a side did not take.
 #[derive(Clone, Debug)]
@@ -63,12 +63,17 @@ impl Inner {
 
     /// Why those who are out were left out, as the epoch's reason says.
     pub fn learn_why_out(&self, epoch: &Epoch, reason: &str) {
-        for side in self.sides.ids().filter(|side| !epoch.members.contains(*side)) {
-            if let Some((_, why)) = reason.split_once(&format!("side {side} cannot be used: "))
+        // Of those we have: the reason may name others, and quotes servers.
+        let out = self.sides.all().minus(epoch.members);
+        if out.is_empty() {
+            return;
+        }
+        for reason in Reason::read(reason) {
+            if let Reason::Fault(side, SideFault::Unfit(why)) = reason
+                && out.contains(side)
                 && self.last_refusal(side).is_none()
             {
-                // Others may have been left out with it, for reasons of their own.
-                self.keep(side, 0, why.split("; side ").next().unwrap_or(why));
+                self.keep(side, 0, &why);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Certificate, PerSide, SideId, SideSet, Votes};
+use super::{Certificate, Happened, NotApplied, PerSide, SideId, SideSet, Votes};
 
 /// ```text
 ///            ejected                    caught up, readmitted
@@ -181,8 +181,8 @@ pub struct Event {
     pub at: SystemTime,
     /// Epoch after the event.
     pub epoch: i64,
-    /// One sentence.
-    pub what: String,
+    /// What it was; in JSON one sentence.
+    pub what: Happened,
 }
 
 /// The pool as this instance sees it.
@@ -199,7 +199,8 @@ pub struct Status {
     /// Whether writes are accepted now.
     pub writable: bool,
     /// Why not, if not.
-    pub refusal: Option<String>,
+    #[serde(serialize_with = "sentence")]
+    pub refusal: Option<NotApplied>,
     /// Every configured side.
     pub sides: PerSide<SideStatus>,
     /// Who votes on the next change of the active sides.
@@ -216,10 +217,32 @@ pub struct Status {
     pub events: Vec<Event>,
 }
 
+/// The part of [`Status`] that every page shows.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    /// Name of this instance.
+    pub instance: String,
+    /// Number of the current membership.
+    pub epoch: i64,
+    /// The active sides.
+    pub members: SideSet,
+    /// Why writes are refused, if they are.
+    pub refusal: Option<NotApplied>,
+    /// State of every configured side in the current epoch.
+    pub states: PerSide<SideState>,
+}
+
 impl Status {
     /// Whether every configured side is active.
     pub fn is_whole(&self) -> bool {
         self.members == self.sides.all()
+    }
+}
+
+fn sentence<S: serde::Serializer>(what: &Option<NotApplied>, serializer: S) -> Result<S::Ok, S::Error> {
+    match what {
+        Some(what) => serializer.collect_str(what),
+        None => serializer.serialize_none(),
     }
 }
 

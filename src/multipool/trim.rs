@@ -10,7 +10,7 @@ use super::connection::{Conn, Failure, words};
 use super::epoch::Fence;
 use super::failpoint::{Point, reach};
 use super::inner::Inner;
-use super::{PerSide, SideId, SideSet};
+use super::{Happened, PerSide, SideId, SideSet};
 
 /// How often open rows are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -81,7 +81,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
 
 /// Journal rows on the leader whose change is not known to be on each side.
 async fn count_open(inner: &Inner, leader: SideId) -> Result<PerSide<i64>, Failure> {
-    let conn = Conn::open(&inner.sides[leader].reads).await?;
+    let conn = Conn::open(&inner.sides[leader].writes).await?;
     let count = inner.sides.count() as i32;
     let rows = conn
         .client()?
@@ -109,10 +109,7 @@ async fn give_up(inner: &Inner, leader: SideId, counts: &PerSide<i64>, minute: b
         match give_up_side(inner, leader, members, side, limit).await {
             Ok(true) => {
                 state.given_up.store(true, Ordering::Release);
-                inner.event(format!(
-                    "more than {limit} journal rows wait for side {side} (JOURNAL_MAX_ROWS): they are given up, and it will \
-                     be rebuilt when it returns"
-                ));
+                inner.event(Happened::GivenUp { side, limit });
             }
             Ok(false) => {}
             Err(failure) => tracing::debug!(%side, why = words(&failure), "not given up this time"),

@@ -41,7 +41,7 @@ pub(super) enum MergeError {
 /// The row is not in PHP's format. Then nothing may be written over it.
 pub(super) fn load(data: &[u8]) -> Result<State, PhpError> {
     let mut state = variables(data)?;
-    state.insert(BASE.to_owned(), hex(data));
+    state.insert(BASE.to_owned(), hex::encode(data));
     Ok(state)
 }
 
@@ -58,7 +58,7 @@ fn variables(data: &[u8]) -> Result<State, PhpError> {
 
 /// The row that `state` was read from, if it was read from one (and not cleared since).
 pub(super) fn base(state: &State) -> Option<Vec<u8>> {
-    unhex(state.get(BASE)?)
+    hex::decode(state.get(BASE)?).ok()
 }
 
 /// The row to write: `current` (the row as it is now) with what `state` changed since it was read.
@@ -170,7 +170,11 @@ fn write_json(value: &PhpValue, json: &mut String) {
 fn write_escaped(value: &PhpValue, json: &mut String) {
     let mut serialized = Vec::new();
     php::write(value, &mut serialized);
-    json.push_str(&format!("{{{}:\"{}\"}}", quoted(ESCAPE), hex(&serialized)));
+    json.push_str(&format!(
+        "{{{}:\"{}\"}}",
+        quoted(ESCAPE),
+        hex::encode(&serialized)
+    ));
 }
 
 fn quoted(text: &str) -> String {
@@ -193,19 +197,6 @@ fn names_of(entries: &[(PhpKey, PhpValue)]) -> Option<Vec<String>> {
         (comes_back && seen.insert(name.clone())).then_some(name)
     };
     entries.iter().map(name_of).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16);
-    let byte = |two: &[u8]| match two {
-        [high, low] => Some((digit(high)? * 16 + digit(low)?) as u8),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// Reads JSON in its own order, which a map of `serde_json` would lose.
@@ -263,7 +254,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
         let mut entries = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
             if name == ESCAPE {
-                let serialized = unhex(&map.next_value::<String>()?);
+                let serialized = hex::decode(map.next_value::<String>()?).ok();
                 let value = serialized.and_then(|serialized| php::read(&serialized).ok());
                 return value.ok_or_else(|| A::Error::custom("a damaged PHP value"));
             }

@@ -2,6 +2,7 @@
 //! not compile. `{0}`, `{1}` are filled by [`fill`]. Knows nothing of HTTP but the `Accept-Language` header's form.
 
 mod cluster;
+mod happened;
 mod subjects;
 mod trouble;
 mod ui;
@@ -9,6 +10,7 @@ mod ui;
 use std::fmt;
 
 pub use cluster::ClusterTexts;
+pub use happened::HappenedTexts;
 pub use subjects::SubjectTexts;
 pub use trouble::TroubleTexts;
 pub use ui::UiTexts;
@@ -117,6 +119,14 @@ impl Lang {
             Lang::Fr => &ClusterTexts::FR,
         }
     }
+
+    /// What has happened to the databases.
+    pub fn happened(self) -> &'static HappenedTexts {
+        match self {
+            Lang::En => &HappenedTexts::EN,
+            Lang::Fr => &HappenedTexts::FR,
+        }
+    }
 }
 
 /// `text` with `{0}`, `{1}`, … replaced by `values`; a value is never read for places of its own.
@@ -183,6 +193,7 @@ mod tests {
         let mut all = UiTexts::all();
         all.extend(TroubleTexts::all());
         all.extend(ClusterTexts::all());
+        all.extend(HappenedTexts::all());
         all.extend(SubjectTexts::all());
         assert!(all.len() > 150);
         for (key, en, fr) in all {

@@ -41,11 +41,11 @@ impl Key {
     }
 
     fn question(&self, nonce: &str, body: &[u8]) -> String {
-        hex(&signature(&self.0, &[b"question", nonce.as_bytes(), body]))
+        hex::encode(signature(&self.0, &[b"question", nonce.as_bytes(), body]))
     }
 
     fn answer(&self, question: &str, body: &[u8]) -> String {
-        hex(&signature(&self.0, &[b"answer", question.as_bytes(), body]))
+        hex::encode(signature(&self.0, &[b"answer", question.as_bytes(), body]))
     }
 }
 
@@ -60,10 +60,6 @@ fn signature(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
         mac.update(part);
     }
     mac.finalize().into_bytes().into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Compares without telling by its duration where two texts begin to differ.

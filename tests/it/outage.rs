@@ -34,6 +34,8 @@ async fn a_missing_side_is_announced_and_no_side_is_said_clearly() {
     let cluster = person.open(&web2, "/cluster?lang=fr").await;
     cluster.must_say("La base b est hors service.");
     person.open(&web2, "/cluster?lang=en").await;
+    let why = "Bases utilisées désormais : a (la base b ne répond pas :";
+    said_in_french(&[&web1, &web2], why).await;
 
     // Now nobody answers. An instance says so by itself, with a status that machines understand.
     let form = person
@@ -111,6 +113,8 @@ async fn a_missing_side_is_announced_and_no_side_is_said_clearly() {
         })
         .await;
     }
+    let why = "Bases utilisées désormais : a, b (la base b est de nouveau à jour).";
+    said_in_french(&[&web1, &web2], why).await;
     person.submit(&web2, &form).await.must_say("kept on the page");
     for name in ["a", "b"] {
         let sql = "SELECT name FROM items ORDER BY name";
@@ -125,4 +129,21 @@ async fn a_missing_side_is_announced_and_no_side_is_said_clearly() {
     );
     assert_identical(&stack).await;
     stack.stop().await.unwrap();
+}
+
+/// By the instance that has done it; another may hear of it before it hears why.
+async fn said_in_french(instances: &[&String], what: &str) {
+    let reader = Browser::new();
+    eventually(
+        "what happened is said in French",
+        Duration::from_secs(10),
+        || async {
+            let mut said = false;
+            for base in instances {
+                said |= reader.open(base, "/cluster?lang=fr").await.says(what);
+            }
+            said
+        },
+    )
+    .await;
 }

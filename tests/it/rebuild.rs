@@ -91,7 +91,7 @@ fn said(pool: &MultiPool) -> String {
     let events = pool.status().events;
     events
         .iter()
-        .map(|e| e.what.clone())
+        .map(|e| e.what.to_string())
         .collect::<Vec<_>>()
         .join("\n")
 }

@@ -225,8 +225,7 @@ pub(super) fn short(lines: impl Iterator<Item = String>) -> String {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     lines.for_each(|line| hash.update(line));
-    let bytes = hash.finalize();
-    bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hash.finalize()[..8])
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::multipool::epoch::{self, Epoch, Fence};
 use crate::multipool::failpoint::{Point, reach};
 use crate::multipool::inner::Inner;
 use crate::multipool::votes::{Child, Verdict, decide};
-use crate::multipool::{NotApplied, SideId, SideSet, catalog, health, sequences};
+use crate::multipool::{Happened, NotApplied, Reason, SideId, SideSet, catalog, health, sequences};
 
 /// How long a change tries to get the fence of a side.
 const FENCE_DEADLINE: Duration = Duration::from_secs(4);
@@ -98,7 +98,10 @@ async fn write(inner: &Inner, parent: &Epoch, child: &Child) -> Result<Changed, 
     if written.is_empty() {
         return Ok(Changed::Refused(NotApplied::DecidedFor(child.epoch.members)));
     }
-    inner.event(format!("{}; going on with {}", child.reason, child.epoch.members));
+    inner.event(Happened::Changed {
+        why: Reason::read(&child.reason),
+        members: child.epoch.members,
+    });
     adopt(inner, child.epoch).await;
     Ok(Changed::Moved)
 }
@@ -185,9 +188,7 @@ pub(super) async fn adopt(inner: &Inner, epoch: Epoch) {
     if let Some(lineage) = inner.lineage.get()
         && let Err(error) = inner.state_file.store(*lineage, &epoch)
     {
-        inner.event(format!(
-            "the epoch cannot be kept on this instance's disk: {error}"
-        ));
+        inner.event(Happened::NoMemory(error.to_string()));
     }
     let changed = inner.view.send_if_modified(|view| {
         let newer = epoch.n > view.epoch.n;
@@ -203,9 +204,13 @@ pub(super) async fn adopt(inner: &Inner, epoch: Epoch) {
             (health.epoch.is_some_and(|e| e.same_as(&epoch)) && !health.reason.is_empty())
                 .then(|| health.reason.clone())
         });
-        inner.learn_refusals(&epoch, why.as_deref().unwrap_or_default());
-        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-        inner.event(format!("epoch {}: active sides {}{why}", epoch.n, epoch.members));
+        let why = why.unwrap_or_default();
+        inner.learn_refusals(&epoch, &why);
+        inner.event(Happened::Epoch {
+            number: epoch.n,
+            members: epoch.members,
+            why: Reason::read(&why),
+        });
     }
 }
 
@@ -224,7 +229,7 @@ impl Inner {
             && now != self.catalog_of().1
         {
             match self.load_catalog(leader).await {
-                Ok(()) => self.event("the structure of the tables was read anew"),
+                Ok(()) => self.event(Happened::StructureRead),
                 Err(_) => self.doubt(leader),
             }
         }

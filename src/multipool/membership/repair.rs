@@ -12,21 +12,21 @@ use crate::multipool::epoch::Epoch;
 use crate::multipool::inner::Inner;
 use crate::multipool::merge::{self, Purpose};
 use crate::multipool::rebuild::{self, Order, Rebuilt};
-use crate::multipool::{Loss, SideId, SideSet};
+use crate::multipool::{Happened, Loss, Reason, Repair, SideId, SideSet};
 
 /// How a repair ended that did not fail.
 pub(super) enum Repaired {
     Done,
-    /// It must wait, for this reason.
-    Waits(String),
+    /// It must wait; what is to be told of it.
+    Waits(Option<Happened>),
 }
 
 pub(super) type Ended = Result<Repaired, (SideId, Failure)>;
 
 /// A repair in progress.
-pub(super) struct Repair {
+pub(super) struct Running {
     pub handle: JoinHandle<Ended>,
-    pub what: String,
+    pub repair: Repair,
     /// The side that is brought back or aligned.
     pub side: Option<SideId>,
     /// In which epoch it was begun.
@@ -43,11 +43,11 @@ enum Work {
 }
 
 /// Starts the repair that `action` asks for.
-pub(super) fn start(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair {
+pub(super) fn start(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Running {
     let leader = epoch.members.leader();
-    let (what, work) = match (action, leader) {
+    let (kind, work) = match (action, leader) {
         (Action::Align { side, from }, _) => (
-            format!("finishing the readmission of side {side}"),
+            Repair::Align(*side),
             Work::Align {
                 side: *side,
                 from: *from,
@@ -55,20 +55,17 @@ pub(super) fn start(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair
         ),
         (Action::CatchUp(side), Some(from)) => {
             inner.view.send_modify(|view| view.catching_up = Some(*side));
-            (
-                format!("catch-up of side {side}"),
-                Work::CatchUp { side: *side, from },
-            )
+            (Repair::CatchUp(*side), Work::CatchUp { side: *side, from })
         }
         (Action::Rebuild(side, loss), Some(from)) => (
-            format!("the rebuild of side {side}"),
+            Repair::Rebuild(*side),
             Work::Rebuild {
                 side: *side,
                 from,
                 loss: *loss,
             },
         ),
-        _ => ("the sweep".to_owned(), Work::Sweep),
+        _ => (Repair::Sweep, Work::Sweep),
     };
     let busy = match work {
         Work::Align { side, from } | Work::CatchUp { side, from } => SideSet::EMPTY.with(side).with(from),
@@ -88,9 +85,9 @@ pub(super) fn start(inner: &Arc<Inner>, epoch: Epoch, action: &Action) -> Repair
             done
         }
     };
-    Repair {
+    Running {
         handle: tokio::spawn(task),
-        what,
+        repair: kind,
         side: match work {
             Work::CatchUp { side, .. } | Work::Align { side, .. } => Some(side),
             Work::Rebuild { .. } | Work::Sweep => None,
@@ -103,12 +100,18 @@ async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Ended {
     match work {
         Work::Align { side, from } => {
             merge::merge(inner, &epoch, from, side, Purpose::Align).await?;
-            note_epoch(inner, SideSet::EMPTY.with(side), epoch, "readmission finished");
-            inner.event(format!("side {side} stores the current epoch again"));
+            note_epoch(
+                inner,
+                SideSet::EMPTY.with(side),
+                epoch,
+                &Reason::Finished.to_string(),
+            );
+            inner.event(Happened::Aligned(side));
         }
         Work::CatchUp { side, from } => match catch_up::catch_up(inner, &epoch, from, side).await? {
             Caught::Up { epoch, keys } => {
-                note_epoch(inner, SideSet::EMPTY.with(from).with(side), epoch, "");
+                let why = Reason::Readmitted(side).to_string();
+                note_epoch(inner, SideSet::EMPTY.with(from).with(side), epoch, &why);
                 // The other members store what was decided, as after an ejection; until they do, nobody can write.
                 for other in epoch
                     .members
@@ -120,18 +123,14 @@ async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Ended {
                     }
                 }
                 adopt(inner, epoch).await;
-                inner.event(format!(
-                    "side {side} is up to date ({keys} keys copied) and active again"
-                ));
+                inner.event(Happened::CaughtUp { side, keys });
             }
             Caught::ByAnother => tracing::debug!(%side, "another instance is catching it up"),
             Caught::Voted(verdict) => match change::follow(inner, &epoch, verdict).await? {
                 Changed::Moved => {}
-                Changed::Later => return Ok(Repaired::Waits(String::new())),
+                Changed::Later => return Ok(Repaired::Waits(None)),
                 Changed::Refused(why) => {
-                    return Ok(Repaired::Waits(format!(
-                        "side {side} is up to date but cannot be active yet: {why}"
-                    )));
+                    return Ok(Repaired::Waits(Some(Happened::NotReadmitted { side, why })));
                 }
             },
         },
@@ -139,21 +138,22 @@ async fn repair(inner: &Inner, epoch: Epoch, work: Work) -> Ended {
             tracing::info!(%side, %from, %loss, "a side is rebuilt");
             let order = Order { loss, consent: false };
             match rebuild::rebuild(inner, &epoch, from, side, order).await? {
-                Rebuilt::Copied { rows, loss } => inner.event(format!(
-                    "side {side} was rebuilt from side {from}: {rows} rows copied ({loss})"
-                )),
+                Rebuilt::Copied { rows, loss } => inner.event(Happened::Rebuilt {
+                    side,
+                    from,
+                    rows,
+                    loss,
+                }),
                 Rebuilt::ByAnother => tracing::debug!(%side, "another instance is rebuilding it"),
                 Rebuilt::Refused(why) => {
-                    return Ok(Repaired::Waits(format!("side {side} is not rebuilt: {why}")));
+                    return Ok(Repaired::Waits(Some(Happened::NotRebuilt { side, why })));
                 }
             }
         }
         Work::Sweep => {
-            let copied = merge::sweep(inner, &epoch).await?;
-            if copied > 0 {
-                inner.event(format!(
-                    "{copied} rows that were on one side only were brought together"
-                ));
+            let rows = merge::sweep(inner, &epoch).await?;
+            if rows > 0 {
+                inner.event(Happened::Swept { rows });
             }
         }
     }

@@ -12,10 +12,10 @@ use super::held::Held;
 use super::keep::{Losing, keep_conflicts};
 use super::ledger::Lost;
 use super::open::Open;
-use crate::multipool::SideId;
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Failure, words};
 use crate::multipool::journal::{Entry, Kind};
+use crate::multipool::{Happened, SideId};
 
 /// Two sides with the transactions that hold their fences.
 pub(super) struct Both<'a> {
@@ -171,7 +171,7 @@ impl Both<'_> {
         open_a: &Open,
         open_b: &Open,
         verdict: &Verdict,
-    ) -> Result<Vec<String>, (SideId, Failure)> {
+    ) -> Result<Vec<Happened>, (SideId, Failure)> {
         let mut news = Vec::new();
         for (open, reasons, kept, lost) in [
             (open_a, &verdict.on_lead, self.b, self.a),
@@ -184,24 +184,22 @@ impl Both<'_> {
                     .collect(),
                 reasons,
             };
-            let (count, asked) = keep_conflicts(self.catalog, kept, lost, &losing).await?;
-            if count > 0 {
-                news.push(format!(
-                    "{count} rows were changed on side {} and side {} at once; side {} counts, both images are kept",
-                    kept.0, lost.0, kept.0
-                ));
-            }
-            if asked > 0 {
-                news.push(format!(
-                    "{asked} of these conflicts wait for a person: kambana conflicts"
-                ));
+            let (rows, asked) = keep_conflicts(self.catalog, kept, lost, &losing).await?;
+            if rows > 0 {
+                let (kept, lost) = (kept.0, lost.0);
+                news.push(Happened::Conflicts {
+                    rows,
+                    kept,
+                    lost,
+                    asked,
+                });
             }
         }
         Ok(news)
     }
 
     /// Stores on both sides what is held now. Returns what is to be told.
-    pub async fn hold(&self) -> Result<Vec<String>, (SideId, Failure)> {
+    pub async fn hold(&self) -> Result<Vec<Happened>, (SideId, Failure)> {
         let ((lead, _), (other, _)) = (self.a, self.b);
         let to_b = self.to_b.stuck.iter().map(|s| (lead, other, s));
         let stuck: Vec<_> = to_b
@@ -213,15 +211,12 @@ impl Both<'_> {
         let fresh = stuck
             .iter()
             .filter(|(_, _, s)| !s.locked && !self.held.knows(&s.table, &s.key));
-        let tell = |(from, to, s): &(SideId, SideId, &Stuck)| {
-            let row = match s.key.as_str() {
-                "" => format!("changes of table {}", s.table),
-                key => format!("row {key} of {}", s.table),
-            };
-            format!(
-                "{row} cannot be brought from side {from} to side {to} and is tried again: {}",
-                s.reason
-            )
+        let tell = |(from, to, s): &(SideId, SideId, &Stuck)| Happened::Held {
+            table: s.table.clone(),
+            key: s.key.clone(),
+            from: *from,
+            to: *to,
+            why: s.reason.clone(),
         };
         Ok(fresh.map(tell).take(5).collect())
     }

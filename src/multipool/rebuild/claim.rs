@@ -8,7 +8,7 @@ use super::{LONG, Order, SHORT, Stop, Work, marker, refused, within};
 use crate::multipool::connection::{Conn, Failure, Repeat};
 use crate::multipool::epoch::{self, Fence};
 use crate::multipool::install::{self, FirstEpoch, INSTALL_SQL};
-use crate::multipool::{Loss, SideFault, SideId, lineage, merge, votes};
+use crate::multipool::{Loss, Reason, SideFault, SideId, lineage, merge, votes};
 
 /// What the copy needs to know.
 #[derive(Debug)]
@@ -141,7 +141,9 @@ async fn given_up(work: &Work<'_>) -> Result<bool, Stop> {
 async fn take_over(work: &Work<'_>, consent: bool) -> Result<(), Stop> {
     let taken = async {
         let fence = Fence::take(&work.target).await?;
-        fence.write(&epoch_of(work), "being rebuilt").await?;
+        fence
+            .write(&epoch_of(work), &Reason::Rebuilding.to_string())
+            .await?;
         work.target
             .execute(
                 "-- rebuild::take_over()\nUPDATE kambana.rebuild SET token = $1, consent = $2, refusal = NULL, \
@@ -205,8 +207,8 @@ async fn begin_anew(work: &Work<'_>, loss: Loss, consent: bool) -> Result<(), St
         votes::introduce(target, work.other, false).await?;
         target
             .execute(
-                "-- rebuild::begin_anew()\nUPDATE kambana.epoch SET generation = $1, reason = 'being rebuilt'",
-                &[&work.token],
+                "-- rebuild::begin_anew()\nUPDATE kambana.epoch SET generation = $1, reason = $2",
+                &[&work.token, &Reason::Rebuilding.to_string()],
             )
             .await?;
         target

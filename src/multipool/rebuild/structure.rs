@@ -4,6 +4,7 @@
 mod ddl;
 
 use super::{LONG, SHORT, Stop, Work, refused, within};
+use crate::multipool::Happened;
 use crate::multipool::catalog::{self, Catalog, literal};
 use crate::multipool::connection::Failure;
 use crate::multipool::watch;
@@ -93,10 +94,10 @@ async fn grant(work: &Work<'_>, made: &Made) -> Result<(), Stop> {
             work.at_target(SHORT, "a privilege cannot be granted", granted)
                 .await?;
         } else {
-            work.inner.event(format!(
-                "role {role} does not exist on side {}; it is not given its privileges there",
-                work.other
-            ));
+            work.inner.event(Happened::RoleMissing {
+                role: role.clone(),
+                side: work.other,
+            });
         }
     }
     Ok(())

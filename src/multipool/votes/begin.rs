@@ -10,9 +10,9 @@ use super::acceptor::{Answer, Ask};
 use super::gather;
 use super::proposer::Seat;
 use super::remote::Question;
-use crate::multipool::SideId;
 use crate::multipool::connection::{Conn, Failure, words};
 use crate::multipool::inner::Inner;
+use crate::multipool::{Happened, SideId};
 
 /// The voters that one side knows by name.
 type Names = BTreeMap<String, Uuid>;
@@ -95,10 +95,9 @@ pub(super) async fn begin(inner: &Inner, seat: Seat, voter: Uuid) -> Result<(), 
                         tracing::debug!(%side, why = words(&failure), "a voter could not be registered");
                     }
                 }
-                inner.event(format!(
-                    "{} has lost its memory of votes; it votes again from epoch {from}",
-                    inner.assembly.name(seat)
-                ));
+                let (kind, name) = inner.assembly.known_as(seat);
+                let epoch = from;
+                inner.event(Happened::VoterForgot { kind, name, epoch });
                 from
             }
             Standing::Unclear => {

@@ -2,6 +2,7 @@
 //! (a newer epoch, a change that nobody finished, a voter that waits for the next epoch).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -43,6 +44,16 @@ pub enum VoterKind {
     Witness,
     /// A database.
     Side,
+}
+
+impl fmt::Display for VoterKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            VoterKind::Instance => "instance",
+            VoterKind::Witness => "the witness",
+            VoterKind::Side => "side",
+        })
+    }
 }
 
 /// One voter as this instance sees it.
@@ -175,16 +186,22 @@ impl Assembly {
 
     /// What people call a voter.
     pub(super) fn name(&self, seat: Seat) -> String {
-        let known = || {
+        let (kind, name) = self.known_as(seat);
+        format!("{kind} {name}")
+    }
+
+    /// What a voter is, and its name; its address while it has not said its name.
+    pub(super) fn known_as(&self, seat: Seat) -> (VoterKind, String) {
+        let said = || {
             lock(&self.reports)
                 .get(&seat)
                 .and_then(|report| report.name.clone())
         };
         match seat {
-            Seat::Side(_) => seat.to_string(),
-            Seat::Instance(0) => format!("instance {}", self.instance),
-            Seat::Instance(_) => format!("instance {}", known().unwrap_or_else(|| self.address(seat))),
-            Seat::Witness => format!("the witness {}", self.address(seat)),
+            Seat::Side(side) => (VoterKind::Side, side.to_string()),
+            Seat::Instance(0) => (VoterKind::Instance, self.instance.clone()),
+            Seat::Instance(_) => (VoterKind::Instance, said().unwrap_or_else(|| self.address(seat))),
+            Seat::Witness => (VoterKind::Witness, self.address(seat)),
         }
     }
 
@@ -234,21 +251,10 @@ impl Assembly {
                 if why.is_none() {
                     present.push(seat);
                 }
+                let (kind, name) = self.known_as(seat);
                 VoterStatus {
-                    kind: match seat {
-                        Seat::Instance(_) => VoterKind::Instance,
-                        Seat::Witness => VoterKind::Witness,
-                        Seat::Side(_) => VoterKind::Side,
-                    },
-                    name: match seat {
-                        Seat::Side(side) => side.to_string(),
-                        Seat::Instance(0) => self.instance.clone(),
-                        Seat::Instance(_) => report
-                            .as_ref()
-                            .and_then(|report| report.name.clone())
-                            .unwrap_or_else(|| self.address(seat)),
-                        Seat::Witness => self.address(seat),
-                    },
+                    kind,
+                    name,
                     weight,
                     votes: why.is_none(),
                     why,

@@ -47,6 +47,15 @@ pub(in crate::web) trait Resource: 'static {
 
 type State = Data<AppState>;
 
+#[derive(Serialize)]
+struct ListAnswer<Row> {
+    items: Vec<Row>,
+    next: Option<String>,
+    previous: Option<String>,
+    total: i64,
+    total_is_exact: bool,
+}
+
 /// `GET /api/…`.
 pub(in crate::web) async fn list<R: Resource>(
     state: State,
@@ -54,13 +63,13 @@ pub(in crate::web) async fn list<R: Resource>(
 ) -> Result<HttpResponse, Problem> {
     let query = list_query(request.query_string(), R::SORTS)?;
     let page = R::list(&state.pool, &query).await?;
-    Ok(HttpResponse::Ok().json(json!({
-        "items": page.rows,
-        "total": page.total.number(),
-        "total_is_exact": page.total.is_exact(),
-        "next": page.next,
-        "previous": page.previous,
-    })))
+    Ok(HttpResponse::Ok().json(ListAnswer {
+        items: page.rows,
+        next: page.next,
+        previous: page.previous,
+        total: page.total.number(),
+        total_is_exact: page.total.is_exact(),
+    }))
 }
 
 /// `GET /api/…/{id}`.

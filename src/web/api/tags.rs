@@ -10,8 +10,7 @@ use crate::web::problem::Problem;
 /// The tag of a row: any change of any column changes it.
 pub(super) fn etag(row: &impl Serialize) -> String {
     let hash = Sha256::digest(serde_json::to_vec(row).unwrap_or_default());
-    let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
+    format!("\"{}\"", hex::encode(&hash[..16]))
 }
 
 /// What the caller requires of the row.

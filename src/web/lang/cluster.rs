@@ -61,10 +61,10 @@ ClusterTexts {
     fault_down: "does not answer: {0}" => "ne répond pas : {0}";
     fault_silent: "accepts connections but does not answer (frozen or unreachable)" => "accepte les connexions mais ne répond pas (gelée ou injoignable)";
     fault_refused: "refuses us: {0}" => "nous refuse : {0}";
-    fault_unfit: "cannot be used: {0}" => "inutilisable : {0}";
+    fault_unfit: "cannot be used: {0}" => "ne peut pas être utilisée : {0}";
     fault_behind: "answers again, waits to be caught up" => "répond de nouveau, attend d’être remise à jour";
 
-    fault_lost: "has to be rebuilt from a living database: {0}" => "à reconstruire depuis une base vivante : {0}";
+    fault_lost: "has to be rebuilt from a living database: {0}" => "doit être reconstruite depuis une base vivante : {0}";
     loss_empty: "it is a new or an emptied database" => "c’est une base neuve ou vidée";
     loss_stripped: "it has tables, but schema kambana is missing" => "elle a des tables, mais le schéma kambana manque";
     loss_restored: "it lacks changes that it had before: it was restored from an older backup" => "il lui manque des changements qu’elle avait : elle vient d’une sauvegarde plus ancienne";

@@ -21,7 +21,6 @@ UiTexts {
     banner_catching: "Database {0} is back and is being brought up to date. You can go on working." => "La base {0} est revenue et se remet à jour. Vous pouvez continuer à travailler.";
     banner_refused: "Changes are refused at the moment: {0}. What is saved stays safe." => "Les changements sont refusés pour l’instant : {0}. Ce qui est enregistré reste en sûreté.";
     banner_more: "See the databases" => "Voir les bases";
-    refused_no_reason: "no database may be written to" => "aucune base ne peut recevoir d’écriture";
 
     search: "Search" => "Chercher";
     search_clear: "Show all" => "Tout afficher";

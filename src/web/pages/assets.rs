@@ -1,7 +1,6 @@
 //! Style sheet and icon, inside the binary, compressed when it was built. Their address carries a digest of their content, so
 //! that a browser keeps them for a year and still sees a new version at once.
 
-use std::fmt::Write;
 use std::sync::LazyLock;
 
 use actix_web::http::header::{self, AcceptEncoding, EntityTag, Header, IfNoneMatch};
@@ -39,13 +38,7 @@ pub static ICON: LazyLock<String> = LazyLock::new(|| address("mark.svg"));
 
 /// Eight bytes of a SHA-256: enough to tell versions apart, short enough for every page.
 fn digest(content: &[u8]) -> String {
-    Sha256::digest(content)
-        .iter()
-        .take(8)
-        .fold(String::new(), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+    hex::encode(&Sha256::digest(content)[..8])
 }
 
 fn find(name: &str) -> Option<&'static Served> {

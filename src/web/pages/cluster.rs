@@ -4,6 +4,7 @@ use actix_web::http::StatusCode;
 use askama::Template;
 
 use super::frame::{Frame, Place, side_names, state_class, state_word};
+use super::happened::happened;
 use super::visit::{Answer, Visit};
 use super::votes::{VotesView, votes_view};
 use super::{when, words};
@@ -183,10 +184,7 @@ fn side_views(lang: Lang, status: &Status) -> Vec<SideView> {
 pub(super) fn cluster_page(f: Frame, status: &Status, refreshing: bool) -> ClusterPage {
     let lang = f.lang;
     let t = lang.cluster();
-    let refusal = (!status.writable).then(|| match &status.refusal {
-        Some(text) => words::refusal(lang, text),
-        None => lang.ui().refused_no_reason.to_owned(),
-    });
+    let refusal = status.refusal.as_ref().map(|why| words::not_applied(lang, why));
     ClusterPage {
         t,
         lead: fill(t.lead, &[&status.instance]),
@@ -214,7 +212,7 @@ pub(super) fn cluster_page(f: Frame, status: &Status, refreshing: bool) -> Clust
             .map(|event| EventView {
                 at: when::moment(lang, event.at),
                 epoch: event.epoch,
-                what: event.what.clone(),
+                what: happened(lang, &event.what),
             })
             .collect(),
         f,

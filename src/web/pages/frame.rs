@@ -5,7 +5,7 @@ use std::fmt;
 use super::assets;
 use super::links::{Link, without};
 use super::words;
-use crate::multipool::{SideId, SideState, Status};
+use crate::multipool::{Glance, SideId, SideState};
 use crate::session::Flash;
 use crate::web::lang::{ClusterTexts, Lang, SubjectTexts, TroubleTexts, UiTexts, fill};
 
@@ -128,7 +128,7 @@ pub struct Asked<'a> {
 
 impl Frame {
     /// The frame of a page at `place`.
-    pub fn new(place: Place, status: &Status, reader: Option<SideId>, asked: Asked<'_>) -> Frame {
+    pub fn new(place: Place, glance: &Glance, reader: Option<SideId>, asked: Asked<'_>) -> Frame {
         let lang = asked.lang;
         let t = lang.ui();
         Frame {
@@ -138,28 +138,28 @@ impl Frame {
             css: &assets::CSS,
             icon: &assets::ICON,
             nav: navigation(lang, place),
-            dots: status
-                .sides
+            dots: glance
+                .states
                 .iter()
-                .map(|(side, of)| Dot {
+                .map(|(side, state)| Dot {
                     name: side.to_string(),
-                    class: state_class(of.state),
+                    class: state_class(*state),
                 })
                 .collect(),
-            pair_label: pair_label(lang, status),
+            pair_label: pair_label(lang, glance),
             switch: asked
                 .address
                 .map(|(path, query)| switches(lang, path, query))
                 .unwrap_or_default(),
-            banners: banners(lang, status),
+            banners: banners(lang, glance),
             flashes: messages(lang, &asked.flashes),
             refresh: None,
-            answered_by: fill(t.instance, &[&status.instance]),
+            answered_by: fill(t.instance, &[&glance.instance]),
             read_from: match reader {
                 Some(side) => fill(t.database, &[&side]),
                 None => t.no_database.to_owned(),
             },
-            epoch: fill(t.epoch, &[&status.epoch]),
+            epoch: fill(t.epoch, &[&glance.epoch]),
         }
     }
 
@@ -204,11 +204,11 @@ pub fn state_word(t: &'static ClusterTexts, state: SideState) -> &'static str {
     }
 }
 
-fn pair_label(lang: Lang, status: &Status) -> String {
-    let states: Vec<String> = status
-        .sides
-        .iter()
-        .map(|(side, of)| format!("{side} {}", state_word(lang.cluster(), of.state)))
+fn pair_label(lang: Lang, glance: &Glance) -> String {
+    let t = lang.cluster();
+    let states = glance.states.iter();
+    let states: Vec<String> = states
+        .map(|(side, state)| format!("{side} {}", state_word(t, *state)))
         .collect();
     fill(lang.ui().pair_label, &[&states.join(", ")])
 }
@@ -235,25 +235,21 @@ pub fn side_names(sides: impl Iterator<Item = SideId>) -> String {
     sides.map(|side| side.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn banners(lang: Lang, status: &Status) -> Vec<Message> {
+fn banners(lang: Lang, glance: &Glance) -> Vec<Message> {
     let t = lang.ui();
     let mut banners = Vec::new();
-    if !status.writable {
-        let reason = match &status.refusal {
-            Some(text) => words::refusal(lang, text),
-            None => t.refused_no_reason.to_owned(),
-        };
+    if let Some(why) = &glance.refusal {
         banners.push(Message {
             class: "bad",
-            text: fill(t.banner_refused, &[&reason]),
+            text: fill(t.banner_refused, &[&words::not_applied(lang, why)]),
         });
     }
-    let members = side_names(status.members.iter());
-    for (side, of) in status.sides.iter() {
-        let text = match of.state {
+    let members = side_names(glance.members.iter());
+    for (side, state) in glance.states.iter() {
+        let text = match state {
             SideState::Active => continue,
             // With no side left the banner above says all there is to say.
-            SideState::Out if members.is_empty() || !status.writable => continue,
+            SideState::Out if members.is_empty() || glance.refusal.is_some() => continue,
             SideState::Out => fill(t.banner_out, &[&side, &members]),
             SideState::CatchingUp => fill(t.banner_catching, &[&side]),
             SideState::Rebuilding => fill(t.banner_rebuilding, &[&side, &members]),

@@ -11,6 +11,7 @@ mod conflicts;
 mod csv;
 mod fields;
 mod frame;
+mod happened;
 mod items;
 mod links;
 mod list;

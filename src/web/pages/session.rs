@@ -7,7 +7,6 @@ use super::fields::{Field, FieldView, Kind, Typed, no_hint, views};
 use super::frame::{Frame, Message, Place};
 use super::visit::{Answer, Body, Visit};
 use crate::listing::FieldErrors;
-use crate::multipool::OpId;
 use crate::web::lang::fill;
 
 /// For the browser only; the session checks for itself.
@@ -49,7 +48,6 @@ struct SessionPage {
     database: String,
     values: Vec<Value>,
     fields: Vec<FieldView>,
-    op_id: OpId,
 }
 
 fn page(visit: &Visit, typed: &Typed, errors: &FieldErrors) -> SessionPage {
@@ -73,7 +71,6 @@ fn page(visit: &Visit, typed: &Typed, errors: &FieldErrors) -> SessionPage {
             })
             .collect(),
         fields: views(visit.lang, FIELDS, typed, errors),
-        op_id: OpId::new(),
     }
 }
 
@@ -136,7 +133,6 @@ pub(super) fn sample(f: Frame) -> impl Template {
         database: "a".to_owned(),
         values: vec![value("firstname", "Harena"), value("<b>", "<script>")],
         fields: views(f.lang, FIELDS, &Typed::new(), &FieldErrors::default()),
-        op_id: OpId::new(),
         f,
     }
 }

@@ -15,7 +15,8 @@ use super::{cluster, csv, session, trouble};
 use crate::items::Item;
 use crate::listing::{ErrorCode, FieldErrors, ListQuery, Page, Total};
 use crate::multipool::{
-    Event, NotApplied, OpId, PerSide, Progress, SideFault, SideId, SideSet, SideState, SideStatus, Status,
+    Event, Glance, Happened, NotApplied, OpId, PerSide, Progress, Reason, SideFault, SideId, SideSet,
+    SideState, SideStatus, Status,
 };
 use crate::servers::Server;
 use crate::session::Flash;
@@ -54,10 +55,11 @@ pub(super) fn status(a: SideState, b: SideState) -> Status {
         .filter(|side| sides[*side].state == SideState::Active)
         .collect();
     let writable = !members.is_empty();
-    let event = |ago: u64, epoch, what: &str| Event {
+    let b = SideId::from_index(1).unwrap();
+    let event = |ago: u64, epoch, what| Event {
         at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000 - ago),
         epoch,
-        what: what.into(),
+        what,
     };
     Status {
         instance: "web1".into(),
@@ -65,7 +67,7 @@ pub(super) fn status(a: SideState, b: SideState) -> Status {
         members,
         leader: members.leader(),
         writable,
-        refusal: (!writable).then(|| NotApplied::NoSide.to_string()),
+        refusal: (!writable).then_some(NotApplied::NoSide),
         sides,
         votes: crate::multipool::Votes::default(),
         open_conflicts: 0,
@@ -73,11 +75,14 @@ pub(super) fn status(a: SideState, b: SideState) -> Status {
         certificate: None,
         waiting_writes: 2,
         events: vec![
-            event(95, 6, "side b was readmitted after catching up 18 rows in 0.4 s"),
+            event(95, 6, Happened::CaughtUp { side: b, keys: 1_800 }),
             event(
                 3,
                 7,
-                "side b does not answer: connection refused; writes go on without it",
+                Happened::Changed {
+                    why: vec![Reason::Fault(b, SideFault::Down("connection refused".into()))],
+                    members: SideSet::first(1),
+                },
             ),
         ],
     }
@@ -89,7 +94,14 @@ fn frame(lang: Lang, place: Place, status: &Status, flashes: Vec<Flash>) -> Fram
         address: Some(("/items", "search=x")),
         flashes,
     };
-    Frame::new(place, status, SideId::from_index(0), asked)
+    let glance = Glance {
+        instance: status.instance.clone(),
+        epoch: status.epoch,
+        members: status.members,
+        refusal: status.refusal.clone(),
+        states: status.sides.map(|_, of| of.state),
+    };
+    Frame::new(place, &glance, SideId::from_index(0), asked)
 }
 
 fn whole(lang: Lang, place: Place) -> Frame {

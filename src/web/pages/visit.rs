@@ -131,9 +131,9 @@ impl Visit {
     /// The frame of a page, with the messages left for this person.
     pub fn frame(&self, place: Place) -> Frame {
         let get = self.request.method() == Method::GET;
-        let status = self.pool().status();
+        let glance = self.pool().glance();
         // Taking a message out is a write; while writes are refused it waits, and the page can still be read.
-        let take = get && status.writable;
+        let take = get && glance.refusal.is_none();
         let flashes = if take {
             self.session.take_flashes()
         } else {
@@ -144,7 +144,7 @@ impl Visit {
             address: get.then(|| (self.request.path(), self.request.query_string())),
             flashes,
         };
-        Frame::new(place, &status, self.pool().reader(), asked)
+        Frame::new(place, &glance, self.pool().reader(), asked)
     }
 
     /// A page.

@@ -27,11 +27,7 @@ pub(super) struct VoterView {
 pub(super) fn votes_view(lang: Lang, votes: &Votes) -> VotesView {
     let t = lang.cluster();
     let voters = votes.voters.iter().map(|voter| VoterView {
-        name: match voter.kind {
-            VoterKind::Instance => fill(t.voter_instance, &[&voter.name]),
-            VoterKind::Witness => fill(t.voter_witness, &[&voter.name]),
-            VoterKind::Side => fill(t.side, &[&voter.name]),
-        },
+        name: voter_name(lang, voter.kind, &voter.name),
         weight: voter.weight,
         votes: voter.votes,
         why: voter.why.clone().unwrap_or_default(),
@@ -47,6 +43,17 @@ pub(super) fn votes_view(lang: Lang, votes: &Votes) -> VotesView {
         margin: margin(lang, &votes.margin),
         warnings: votes.warnings.clone(),
     }
+}
+
+/// What a voter is called.
+pub(super) fn voter_name(lang: Lang, kind: VoterKind, name: &str) -> String {
+    let t = lang.cluster();
+    let text = match kind {
+        VoterKind::Instance => t.voter_instance,
+        VoterKind::Witness => t.voter_witness,
+        VoterKind::Side => t.side,
+    };
+    fill(text, &[&name])
 }
 
 fn margin(lang: Lang, margin: &Margin) -> Vec<String> {

@@ -1,7 +1,8 @@
 //! What the heart and the subjects say about trouble, in the reader's language.
 
+use super::frame::side_names;
 use crate::listing::ErrorCode;
-use crate::multipool::{Loss, MAX_SIDES, NotApplied, SideFault, SideId};
+use crate::multipool::{Loss, NotApplied, SideFault};
 use crate::web::import::{FileProblem, RowProblem};
 use crate::web::lang::{Lang, fill};
 
@@ -37,7 +38,7 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
             needed,
             missing,
         } => fill(t.no_votes, &[given, needed, missing]),
-        NotApplied::DecidedFor(sides) => fill(t.decided_for, &[sides]),
+        NotApplied::DecidedFor(sides) => fill(t.decided_for, &[&side_names(sides.iter())]),
         NotApplied::NoMemory(why) => fill(t.no_memory, &[why]),
         NotApplied::Split => t.split.to_owned(),
         NotApplied::Unable(side, why) => fill(t.unable, &[side, why]),
@@ -47,22 +48,6 @@ pub fn not_applied(lang: Lang, why: &NotApplied) -> String {
         NotApplied::Abandoned => t.abandoned.to_owned(),
         NotApplied::Closing => t.closing.to_owned(),
     }
-}
-
-/// A reason that comes as the heart's own sentence: translated if it is one of those it always uses.
-pub fn refusal(lang: Lang, sentence: &str) -> String {
-    use NotApplied::{
-        Abandoned, Closing, Deadline, Held, Isolated, Locked, NoAuthority, NoSide, Overloaded, Split,
-    };
-    let ids = || (0..MAX_SIDES).filter_map(SideId::from_index);
-    let sides = ids().map(NoAuthority).chain(ids().map(Isolated));
-    [
-        Overloaded, NoSide, Split, Locked, Held, Deadline, Abandoned, Closing,
-    ]
-    .into_iter()
-    .chain(sides)
-    .find(|known| known.to_string() == sentence)
-    .map_or_else(|| sentence.to_owned(), |known| not_applied(lang, &known))
 }
 
 /// Why a file cannot be read as rows.
@@ -107,7 +92,7 @@ pub fn fault(lang: Lang, fault: &SideFault) -> String {
 }
 
 /// Why a side has to be rebuilt.
-fn loss(lang: Lang, loss: Loss) -> &'static str {
+pub fn loss(lang: Lang, loss: Loss) -> &'static str {
     let t = lang.cluster();
     match loss {
         Loss::Empty => t.loss_empty,
@@ -122,13 +107,12 @@ fn loss(lang: Lang, loss: Loss) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::multipool::SideId;
 
     #[test]
     fn the_usual_reasons_are_translated() {
         let b = SideId::from_index(1).unwrap();
-        let said = NotApplied::NoAuthority(b).to_string();
-        assert!(refusal(Lang::Fr, &said).starts_with("la base b répond"));
-        assert_eq!(refusal(Lang::Fr, "something new"), "something new");
+        assert!(not_applied(Lang::Fr, &NotApplied::NoAuthority(b)).starts_with("la base b répond"));
         assert_eq!(fault(Lang::Fr, &SideFault::Down("x".into())), "ne répond pas : x");
         for known in Loss::ALL {
             assert_eq!(loss(Lang::En, known), known.to_string());

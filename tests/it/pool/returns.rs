@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use kambana::local::{Action, Target};
-use kambana::multipool::{Change, Fields, NotApplied, OpId, WriteError};
+use kambana::multipool::{Change, Fields, Happened, NotApplied, OpId, SideFault, WriteError};
 
-use crate::doors::{finish, id, insert, installed, item, pool};
+use crate::doors::{finish, id, insert, installed, item, pool, sql};
 use crate::support::{eventually, healed, number, side, whole};
 
 /// Case 48: also a row that is made, changed and deleted again and again.
@@ -71,7 +71,7 @@ async fn case_48_twenty_thousand_missed_changes_are_caught_up_while_writes_go_on
     }
     let events = pool.status().events;
     assert!(
-        events.iter().any(|e| e.what.contains("up to date")),
+        events.iter().any(|e| matches!(e.what, Happened::CaughtUp { .. })),
         "{events:#?}"
     );
     finish(stack, &[pool]).await;
@@ -117,4 +117,36 @@ async fn a_side_that_missed_the_last_write_never_serves_alone() {
         );
     }
     finish(stack, &[web1]).await;
+}
+
+/// The reason of an epoch quotes servers, and may be that of an installation with more sides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reason_that_names_a_side_nobody_has_harms_nothing() {
+    let stack = installed().await;
+    let first = pool(&stack, "web1").await;
+    stack.act(Action::Crash, Target::Side(side("b"))).await.unwrap();
+    insert(&first, "without b").await;
+    first.close().await;
+    let text = "UPDATE kambana.epoch SET reason = reason || '; side p cannot be used: x; side b cannot be used: full' \
+        RETURNING reason";
+    let row = sql(&stack, "a").await.query_one(text, &[]).await.unwrap();
+    let reason: String = row.get(0);
+    assert!(reason.starts_with("side b does not answer: "), "{reason}");
+
+    let pool = pool(&stack, "web1").await;
+    insert(&pool, "still without b").await;
+    let refused = |fault: &Option<SideFault>| *fault == Some(SideFault::Unfit("full".into()));
+    // What b was left out for is known until b is asked itself.
+    stack.act(Action::Start, Target::Side(side("b"))).await.unwrap();
+    eventually(
+        "b was seen with its reason",
+        Duration::from_secs(10),
+        async || refused(&pool.status().sides[side("b")].fault),
+    )
+    .await;
+    whole(&stack, Duration::from_secs(30)).await;
+    let events = pool.status().events;
+    let harmed = |what: &Happened| matches!(what, Happened::Restarted { .. } | Happened::Panicked(_));
+    assert!(!events.iter().any(|e| harmed(&e.what)), "{events:#?}");
+    finish(stack, &[pool]).await;
 }
