@@ -106,12 +106,12 @@ impl Args {
 
     /// Works of the main table.
     pub fn works(&self) -> Vec<Work> {
-        let asked = |work: &Work| match work {
-            Work::InsertSql | Work::UpdateSql => self.wants(Part::Sql),
+        let asked = |work: &Work| match *work {
+            work if work.is_arbitrary_sql() => self.wants(Part::Sql),
             Work::Point | Work::List => self.wants(Part::Reads),
             // What arbitrary SQL is compared with.
             Work::Insert | Work::Update => self.wants(Part::Writes) || self.wants(Part::Sql),
-            Work::Session => self.wants(Part::Writes),
+            _ => self.wants(Part::Writes),
         };
         Work::ALL.into_iter().filter(asked).collect()
     }

@@ -20,10 +20,14 @@ pub enum Work {
     Update,
     /// W3: insert or update one of [`ROWS`] sessions.
     Session,
-    /// W1 as arbitrary SQL.
+    /// W1 as one statement of arbitrary SQL.
     InsertSql,
-    /// W2 as arbitrary SQL.
+    /// W2 as one statement of arbitrary SQL.
     UpdateSql,
+    /// W1 in a closure, which may run as many statements as it likes.
+    InsertClosure,
+    /// W2 in a closure.
+    UpdateClosure,
     /// R1: read one of [`ROWS`] rows.
     Point,
     /// R2: read 25 rows in order of the key.
@@ -32,12 +36,14 @@ pub enum Work {
 
 impl Work {
     /// Every work, in the order of the report.
-    pub const ALL: [Work; 7] = [
+    pub const ALL: [Work; 9] = [
         Work::Insert,
         Work::Update,
         Work::Session,
         Work::InsertSql,
         Work::UpdateSql,
+        Work::InsertClosure,
+        Work::UpdateClosure,
         Work::Point,
         Work::List,
     ];
@@ -47,16 +53,19 @@ impl Work {
         !matches!(self, Work::Point | Work::List)
     }
 
-    /// Whether it goes through `MultiPool::transaction`; for any other system it is no work of its own.
+    /// Whether it goes through the general door of a pool; for any other system it is no work of its own.
     pub fn is_arbitrary_sql(self) -> bool {
-        matches!(self, Work::InsertSql | Work::UpdateSql)
+        matches!(
+            self,
+            Work::InsertSql | Work::UpdateSql | Work::InsertClosure | Work::UpdateClosure
+        )
     }
 
     /// The work of a plain connection that does the same.
     pub fn plain(self) -> Work {
         match self {
-            Work::InsertSql => Work::Insert,
-            Work::UpdateSql => Work::Update,
+            Work::InsertSql | Work::InsertClosure => Work::Insert,
+            Work::UpdateSql | Work::UpdateClosure => Work::Update,
             other => other,
         }
     }
@@ -106,8 +115,10 @@ impl fmt::Display for Work {
             Work::Insert => "W1 insert",
             Work::Update => "W2 update",
             Work::Session => "W3 session",
-            Work::InsertSql => "W1 arbitrary SQL",
-            Work::UpdateSql => "W2 arbitrary SQL",
+            Work::InsertSql => "W1 arbitrary SQL (transactional_write)",
+            Work::UpdateSql => "W2 arbitrary SQL (transactional_write)",
+            Work::InsertClosure => "W1 arbitrary SQL (transaction)",
+            Work::UpdateClosure => "W2 arbitrary SQL (transaction)",
             Work::Point => "R1 point read",
             Work::List => "R2 list of 25",
         })

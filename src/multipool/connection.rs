@@ -88,6 +88,9 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
 /// The server ends a statement of a reader after this long: before the reader's patience is over, so that he is told why.
 const READ_DEADLINE: Duration = Duration::from_secs(4);
 
+/// Prepared statements of a connection before it forgets them all.
+const MAX_PREPARED: usize = 500;
+
 /// How often [`keep_awake`] says something: well within the timeout.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
@@ -349,6 +352,15 @@ impl Conn {
     /// The driver's client; requests on it are pipelined in the order their futures are first polled.
     pub fn client(&self) -> Result<&Client, Failure> {
         Ok(self.object()?)
+    }
+
+    /// A prepared statement of the caller's own text, which may be another one each time: the cache has a bound.
+    pub async fn prepare_foreign(&self, sql: &str) -> Result<Statement, Failure> {
+        let object = self.object()?;
+        if object.statement_cache.size() >= MAX_PREPARED {
+            object.statement_cache.clear();
+        }
+        Ok(object.prepare_cached(sql).await?)
     }
 
     /// A prepared statement, from the cache after the first time.

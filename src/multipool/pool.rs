@@ -17,7 +17,7 @@ use super::health::{self, Health};
 use super::inner::{Inner, Side, View, lock};
 use super::lineage::Looked;
 use super::standstill::{self, Pulse};
-use super::write::{Answered, Job, Lane, Pending, Queue, Work};
+use super::write::{Answered, Job, Lane, Pending, Queue, Work, may_share};
 use super::{
     Applied, Change, ConnectError, Glance, Loss, NotApplied, OpId, Peers, PerSide, SideFault, SideId,
     SideSet, SideState, SideStatus, Status, Tx, Value, WriteError, change, check, lineage, membership, trim,
@@ -297,10 +297,19 @@ impl MultiPool {
 
     /// One statement of arbitrary SQL, on every active side or on none.
     ///
+    /// Statements that come at the same time and begin with `INSERT`, `UPDATE`, `DELETE`, `MERGE` or `WITH` may share a
+    /// transaction: one sees what those before it have done, `now()` is the same for all, and a setting that a function
+    /// makes with `SET LOCAL` lasts to the end of it. If one fails, or takes longer than 250 ms, each is run by itself. What
+    /// needs a transaction of its own: [`MultiPool::transaction`].
+    ///
     /// # Errors
     /// See [`WriteError`].
     pub async fn transactional_write(&self, sql: &str, params: &[Value]) -> Result<Applied, WriteError> {
         let (sql, params) = (sql.to_owned(), params.to_vec());
+        if may_share(&sql) {
+            let work = Work::Statement(sql, params);
+            return Ok(self.submit(OpId::new(), 0, work).await?.0);
+        }
         let run = move |tx: &Tx| -> BoxFuture<'static, Result<serde_json::Value, WriteError>> {
             let (tx, sql, params) = (tx.clone(), sql.clone(), params.clone());
             Box::pin(async move {

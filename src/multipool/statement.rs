@@ -12,6 +12,17 @@ pub(super) struct Step {
     pub target: Option<Target>,
 }
 
+impl Step {
+    /// A statement of the caller's own.
+    pub fn foreign(sql: &str, params: &[Value]) -> Step {
+        Step {
+            sql: sql.to_owned(),
+            params: Params::Values(params.to_vec()),
+            target: None,
+        }
+    }
+}
+
 /// The row that an update or a delete is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {

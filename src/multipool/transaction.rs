@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
 
 use super::connection::{Conn, Failure};
 use super::{SideId, Value, WriteError};
@@ -52,7 +52,8 @@ impl Tx {
     pub async fn execute(&self, sql: &str, params: &[Value]) -> Result<u64, WriteError> {
         let run = |client: Arc<Conn>, sql: String| async move {
             let refs: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
-            Ok(client_of(&client)?.execute(&sql, &refs).await?)
+            let statement = client.prepare_foreign(&sql).await?;
+            Ok(client.client()?.execute(&statement, &refs).await?)
         };
         self.remember(run(self.conn()?, sql.to_owned()).await)
     }
@@ -64,7 +65,8 @@ impl Tx {
     pub async fn query(&self, sql: &str, params: &[Value]) -> Result<Vec<Row>, WriteError> {
         let run = |client: Arc<Conn>, sql: String| async move {
             let refs: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
-            Ok(client_of(&client)?.query(&sql, &refs).await?)
+            let statement = client.prepare_foreign(&sql).await?;
+            Ok(client.client()?.query(&statement, &refs).await?)
         };
         self.remember(run(self.conn()?, sql.to_owned()).await)
     }
@@ -108,8 +110,4 @@ impl Tx {
     pub(super) fn failure(&self) -> Option<Failure> {
         self.shared.failure.lock().ok()?.clone()
     }
-}
-
-fn client_of(conn: &Conn) -> Result<&Client, Failure> {
-    conn.client()
 }

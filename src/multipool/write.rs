@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout};
 
 pub(super) use answered::Answered;
 use job::Outcome;
-pub(super) use job::{Job, Pending, Work};
+pub(super) use job::{Job, Pending, Work, may_share};
 pub(super) use queue::Queue;
 use queue::{Flight, Turn};
 
@@ -243,7 +243,7 @@ impl Lane {
             };
             bytes += next.work.bytes();
             if next.claim() {
-                let alone = next.changes().is_none() || jobs.iter().any(|j| j.op == next.op);
+                let alone = !next.shares() || jobs.iter().any(|j| j.op == next.op);
                 match alone || !room {
                     true => self.held.push_back(next),
                     false => jobs.push(next),

@@ -6,6 +6,7 @@ mod half;
 mod installation;
 mod ledger;
 mod returns;
+mod statements;
 
 use std::time::Duration;
 

@@ -11,7 +11,12 @@ pub const EXPLANATION: &str = "## What was to be reached\n\n\
     Ratios to the single PostgreSQL of the same run; *met* is computed.\n\n";
 
 const DECLARATIVE: [Work; 3] = [Work::Insert, Work::Update, Work::Session];
-const ARBITRARY: [Work; 2] = [Work::InsertSql, Work::UpdateSql];
+const ARBITRARY: [Work; 4] = [
+    Work::InsertSql,
+    Work::UpdateSql,
+    Work::InsertClosure,
+    Work::UpdateClosure,
+];
 
 /// One line of the table of targets: at least so much with 1, 8 and 32 clients.
 struct Target {

@@ -137,8 +137,10 @@ impl Doer for PoolClient {
             Work::Insert | Work::Update | Work::Session => {
                 pool.change(OpId::new(), vec![work.change(&step)]).await?;
             }
-            Work::InsertSql => arbitrary(pool, work, vec![step.name().into(), step.content().into()]).await?,
-            Work::UpdateSql => arbitrary(pool, work, vec![step.content().into(), step.id.into()]).await?,
+            Work::InsertSql | Work::UpdateSql => {
+                pool.transactional_write(work.sql(), &values(work, &step)).await?;
+            }
+            Work::InsertClosure | Work::UpdateClosure => closure(pool, work, values(work, &step)).await?,
             Work::Point => {
                 let rows = pool.read(work.sql(), &[&step.id]).await?;
                 rows.first().context("the row is not there")?;
@@ -151,8 +153,16 @@ impl Doer for PoolClient {
     }
 }
 
-/// The general door.
-async fn arbitrary(pool: &MultiPool, work: Work, params: Vec<Value>) -> Result<()> {
+/// Parameters of a statement.
+fn values(work: Work, step: &Step) -> Vec<Value> {
+    match work.plain() {
+        Work::Insert => vec![step.name().into(), step.content().into()],
+        _ => vec![step.content().into(), step.id.into()],
+    }
+}
+
+/// The general door for more than one statement.
+async fn closure(pool: &MultiPool, work: Work, params: Vec<Value>) -> Result<()> {
     let sql = work.sql();
     pool.transaction(OpId::new(), move |tx| {
         let (tx, params) = (tx.clone(), params.clone());

@@ -128,7 +128,14 @@ impl Lane {
         if let Err(Failure::Side(fault)) = reach(Point::WriteBegin).await {
             return Attempt::Again(Again::Trouble(leader, fault));
         }
-        let inner = Arc::clone(&self.inner);
+        let (inner, queue) = (Arc::clone(&self.inner), Arc::clone(&self.queue));
+        let _mixed = match jobs.len() > 1 && jobs.iter().any(Job::is_statement) {
+            true => match timeout_at(until, queue.mixed()).await {
+                Ok(mixed) => Some(mixed),
+                Err(_) => return Attempt::Split,
+            },
+            false => None,
+        };
         let opened = tokio::select! {
             biased;
             opened = self.open(epoch.members) => opened,
@@ -227,10 +234,10 @@ impl Lane {
             fenced.await.map_err(|failure| stop_own(*side, failure))
         }));
         let (collected, fenced) = match jobs {
-            // The closure takes its time; the followers' fences are not held for it.
+            // The caller's SQL takes its time; the followers' fences are not held for it.
             [
                 Job {
-                    work: Work::Transaction(_),
+                    work: Work::Transaction(_) | Work::Statement(..),
                     ..
                 },
             ] => {

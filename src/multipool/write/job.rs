@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::multipool::{Applied, Change, OpId, Tx, WriteError};
+use crate::multipool::{Applied, Change, OpId, Tx, Value, WriteError};
 
 /// A transaction's closure, its value already turned into JSON.
 pub(in crate::multipool) type Closure =
@@ -19,6 +19,8 @@ pub(in crate::multipool) type Closure =
 pub(in crate::multipool) enum Work {
     /// Declarative changes; may share a transaction with others.
     Change(Vec<Change>),
+    /// One statement of the caller's that may share a transaction with others ([`may_share`]).
+    Statement(String, Vec<Value>),
     /// Arbitrary SQL; runs alone.
     Transaction(Closure),
     /// Nothing but taking the name, so that the operation can never happen.
@@ -30,9 +32,31 @@ impl Work {
     pub fn bytes(&self) -> usize {
         match self {
             Work::Change(changes) => changes.iter().map(Change::bytes).sum(),
+            Work::Statement(sql, params) => {
+                sql.len()
+                    + params
+                        .iter()
+                        .filter_map(Value::as_text)
+                        .map(str::len)
+                        .sum::<usize>()
+            }
             Work::Transaction(_) | Work::Tombstone => 0,
         }
     }
+}
+
+/// Whether a statement of the caller's may be in one transaction with those of others. It does so only if it can do nothing
+/// but change rows; what ends transactions, changes settings, locks whole tables or changes their structure runs alone.
+pub(in crate::multipool) fn may_share(sql: &str) -> bool {
+    if cfg!(mutant = "share_anything") {
+        return true;
+    }
+    let word = sql
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .find(|word| !word.is_empty());
+    let begins = sql.trim_start().starts_with(|c: char| c.is_ascii_alphabetic());
+    let changes = ["INSERT", "UPDATE", "DELETE", "MERGE", "WITH"];
+    begins && word.is_some_and(|word| changes.iter().any(|change| word.eq_ignore_ascii_case(change)))
 }
 
 /// How an operation ends for its caller.
@@ -131,8 +155,18 @@ impl Job {
         match &self.work {
             Work::Change(changes) => Some(changes),
             Work::Tombstone => Some(&[]),
-            Work::Transaction(_) => None,
+            Work::Statement(..) | Work::Transaction(_) => None,
         }
+    }
+
+    /// Whether it may be in one transaction with others.
+    pub fn shares(&self) -> bool {
+        !matches!(self.work, Work::Transaction(_))
+    }
+
+    /// Whether it is a statement of the caller's.
+    pub fn is_statement(&self) -> bool {
+        matches!(self.work, Work::Statement(..))
     }
 
     /// Takes the right to run it.
@@ -146,6 +180,37 @@ impl Job {
         drop(self.pending_op.take());
         if self.reply.send(outcome).is_err() {
             tracing::debug!(op = %self.op, "the caller no longer waits");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_share;
+
+    #[test]
+    fn only_what_can_do_nothing_but_change_rows_shares_a_transaction() {
+        for sql in [
+            "INSERT INTO t VALUES (1)",
+            "\n  update t SET a = 1",
+            "delete\nFROM t",
+            "WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x",
+            "MERGE INTO t USING u ON true WHEN MATCHED THEN DELETE",
+        ] {
+            assert!(may_share(sql), "{sql}");
+        }
+        for sql in [
+            "",
+            "COMMIT",
+            "/* INSERT */ ROLLBACK",
+            "-- UPDATE\nSET LOCAL search_path = x",
+            "SELECT set_config('x', 'y', true)",
+            "TRUNCATE t",
+            "LOCK TABLE t",
+            "(INSERT INTO t VALUES (1))",
+            "INSERTS",
+        ] {
+            assert!(!may_share(sql), "{sql}");
         }
     }
 }

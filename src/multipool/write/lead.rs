@@ -3,6 +3,7 @@
 mod captured;
 mod closure;
 mod declared;
+mod free;
 
 use futures::future::BoxFuture;
 

@@ -31,6 +31,8 @@ pub(in crate::multipool) struct Queue {
     flying: AtomicUsize,
     /// Only the lane that gathers waits for this.
     landed: Notify,
+    /// Held by a lane that runs statements of several callers: they lock rows in any order, and two such lanes each other's.
+    mixed: tokio::sync::Mutex<()>,
 }
 
 struct Idle {
@@ -73,6 +75,7 @@ impl Queue {
             }),
             flying: AtomicUsize::new(0),
             landed: Notify::new(),
+            mixed: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -100,6 +103,11 @@ impl Queue {
                 return turn;
             }
         }
+    }
+
+    /// Waits until no other lane of this instance runs statements of several callers.
+    pub(super) async fn mixed(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.mixed.lock().await
     }
 
     pub(super) fn take_off(self: &Arc<Queue>) -> Flight {
@@ -136,7 +144,7 @@ impl Turn {
         tokio::pin!(patience, landed);
         // Asked for before it is looked whether there is anything to wait for.
         landed.as_mut().enable();
-        while jobs.len() < ENOUGH && jobs.last().is_some_and(|job| job.changes().is_some()) {
+        while jobs.len() < ENOUGH && jobs.last().is_some_and(Job::shares) {
             if queue.flying.load(Ordering::Acquire) == 0 {
                 break;
             }
