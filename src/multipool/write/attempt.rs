@@ -128,14 +128,7 @@ impl Lane {
         if let Err(Failure::Side(fault)) = reach(Point::WriteBegin).await {
             return Attempt::Again(Again::Trouble(leader, fault));
         }
-        let (inner, queue) = (Arc::clone(&self.inner), Arc::clone(&self.queue));
-        let _mixed = match jobs.len() > 1 && jobs.iter().any(Job::is_statement) {
-            true => match timeout_at(until, queue.mixed()).await {
-                Ok(mixed) => Some(mixed),
-                Err(_) => return Attempt::Split,
-            },
-            false => None,
-        };
+        let inner = Arc::clone(&self.inner);
         let opened = tokio::select! {
             biased;
             opened = self.open(epoch.members) => opened,

@@ -31,7 +31,8 @@ pub(in crate::multipool) struct Queue {
     flying: AtomicUsize,
     /// Only the lane that gathers waits for this.
     landed: Notify,
-    /// Held by a lane that runs statements of several callers: they lock rows in any order, and two such lanes each other's.
+    /// Held by a lane while statements of several callers lock rows: in any order, so that two such lanes could wait for each
+    /// other.
     mixed: tokio::sync::Mutex<()>,
 }
 
@@ -105,7 +106,7 @@ impl Queue {
         }
     }
 
-    /// Waits until no other lane of this instance runs statements of several callers.
+    /// Waits until no other lane of this instance locks rows for several callers' statements.
     pub(super) async fn mixed(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.mixed.lock().await
     }

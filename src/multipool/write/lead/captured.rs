@@ -85,7 +85,13 @@ impl Lane {
         }
         sent.push(send_query(client, &collect, &collect_params));
 
+        // Only until its rows are locked: who then waits for them is not waited for.
+        let mixed = match foreign && !alone {
+            true => Some(self.queue.mixed().await),
+            false => None,
+        };
         let mut replies = in_order(sent).await.into_iter();
+        drop(mixed);
         replies.next().unwrap_or(Ok(Reply::Count(0))).map_err(own)?;
         let entered = replies.next().unwrap_or(Ok(Reply::Count(0))).map_err(own)?.rows();
         self.check_entered(leader, &entered, jobs).await?;
