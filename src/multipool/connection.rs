@@ -91,6 +91,9 @@ const READ_DEADLINE: Duration = Duration::from_secs(4);
 /// Prepared statements of a connection before it forgets them all.
 const MAX_PREPARED: usize = 500;
 
+/// Statements of the caller's that are longer have their values in their text: they do not come again.
+const MAX_PREPARED_BYTES: usize = 8 << 10;
+
 /// How often [`keep_awake`] says something: well within the timeout.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
@@ -357,10 +360,18 @@ impl Conn {
     /// A prepared statement of the caller's own text, which may be another one each time: the cache has a bound.
     pub async fn prepare_foreign(&self, sql: &str) -> Result<Statement, Failure> {
         let object = self.object()?;
+        if sql.len() > MAX_PREPARED_BYTES {
+            return Ok(object.prepare(sql).await?);
+        }
         if object.statement_cache.size() >= MAX_PREPARED {
             object.statement_cache.clear();
         }
-        Ok(object.prepare_cached(sql).await?)
+        let prepared = object.prepare_cached(sql).await;
+        if prepared.is_err() {
+            // The cache keeps a place for it.
+            object.statement_cache.remove(sql, &[]);
+        }
+        Ok(prepared?)
     }
 
     /// A prepared statement, from the cache after the first time.

@@ -41,6 +41,9 @@ use super::{Applied, NotApplied, OpId, PerSide, SideFault, SideId, WriteError, m
 /// Operations that share one transaction a side; more would overflow nothing but patience.
 const MAX_BATCH: usize = 64;
 
+/// As [`MAX_BATCH`], where there are statements of callers among them, which may take long.
+const MAX_MIXED: usize = 16;
+
 /// A batch that has so many bytes takes no further operation: every row passes through memory several times.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -84,6 +87,8 @@ pub(super) struct Lane {
     /// The last batch whose COMMIT each side answered.
     confirmed: PerSide<i64>,
     unsettled: bool,
+    /// For which its connections have prepared statements.
+    structure: i64,
     conns: PerSide<Option<Arc<Conn>>>,
 }
 
@@ -91,8 +96,9 @@ pub(super) struct Lane {
 enum Attempt {
     /// Every job has its outcome, durable on every member.
     Done(Vec<Result<(Applied, Json), WriteError>>),
-    /// Something concerns one job of several: run them one by one.
-    Split,
+    /// Something concerns one job of several, the one at this place: run it after the others. If the place is not known, run
+    /// them one by one.
+    Split(Option<usize>),
     /// A final refusal of the only job; nothing happened.
     Refused(WriteError),
     /// Repeat the batch for this reason; nothing happened.
@@ -153,6 +159,7 @@ impl Lane {
             batch: 0,
             confirmed,
             unsettled: false,
+            structure: 0,
             conns,
         }
     }
@@ -229,10 +236,11 @@ impl Lane {
     /// Those that share a batch, of what came and what waits behind it; the others are held for batches of their own.
     fn choose(&mut self, came: Vec<Job>, turn: &mut Turn) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut mixed) = (0, false);
         let mut came = came.into_iter();
         loop {
-            let room = self.held.is_empty() && jobs.len() < MAX_BATCH && bytes < BATCH_BYTES;
+            let most = if mixed { MAX_MIXED } else { MAX_BATCH };
+            let room = self.held.is_empty() && jobs.len() < most && bytes < BATCH_BYTES;
             let next = match came.next() {
                 Some(job) => job,
                 None if room => match turn.try_next() {
@@ -243,6 +251,7 @@ impl Lane {
             };
             bytes += next.work.bytes();
             if next.claim() {
+                mixed |= next.is_statement();
                 let alone = !next.shares() || jobs.iter().any(|j| j.op == next.op);
                 match alone || !room {
                     true => self.held.push_back(next),
@@ -253,7 +262,28 @@ impl Lane {
     }
 
     /// Runs a batch until every job has an answer. `in_doubt`: a COMMIT of it was sent before.
-    async fn process(&mut self, jobs: Vec<Job>, mut in_doubt: bool) {
+    async fn process(&mut self, jobs: Vec<Job>, in_doubt: bool) {
+        let now = Instant::now();
+        let (late, jobs): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| !in_doubt && job.deadline <= now);
+        give_up(late, false, &NotApplied::Deadline);
+        if jobs.is_empty() {
+            return;
+        }
+        let mut aside = Vec::new();
+        self.process_together(jobs, in_doubt, &mut aside).await;
+        for (job, in_doubt) in aside {
+            Box::pin(self.process(vec![job], in_doubt)).await;
+        }
+    }
+
+    /// As [`Lane::process`], but those that fail or hold up the others are put aside.
+    async fn process_together(
+        &mut self,
+        mut jobs: Vec<Job>,
+        mut in_doubt: bool,
+        aside: &mut Vec<(Job, bool)>,
+    ) {
         let deadline = jobs.iter().map(|j| j.deadline).min().unwrap_or_else(Instant::now);
         let (mut locked, mut merges, mut contended) = (0, 0, 0);
         let (mut refused_by, mut looked) = (None, false);
@@ -281,7 +311,11 @@ impl Lane {
                     let _ = reach(Point::AnswerAfter).await;
                     return;
                 }
-                Attempt::Split => {
+                Attempt::Split(Some(place)) if jobs.len() > 1 && place < jobs.len() => {
+                    aside.push((jobs.remove(place), in_doubt));
+                    continue;
+                }
+                Attempt::Split(_) => {
                     for job in jobs {
                         Box::pin(self.process(vec![job], in_doubt)).await;
                     }

@@ -36,7 +36,10 @@ pub(super) const AS_USUAL_SQL: &str = "SET LOCAL plan_cache_mode TO DEFAULT; SET
 
 /// Why an attempt ended before the first COMMIT.
 pub(super) enum Stop {
-    Split,
+    /// It concerns one job of several: the one at this place, if that is known.
+    Split(Option<usize>),
+    /// Several callers' statements take too long together. They may still run: their connections must be closed.
+    Overdue,
     Refused(WriteError),
     Again(Again),
     /// The leader knows the only job's name already.
@@ -99,7 +102,7 @@ pub(super) fn stop_at(side: SideId, failure: Failure, alone: bool) -> Stop {
             constraint: r.constraint,
             column: r.column,
         }),
-        Failure::Repeat(_) | Failure::Rejected(_) => Stop::Split,
+        Failure::Repeat(_) | Failure::Rejected(_) => Stop::Split(None),
     }
 }
 
@@ -129,6 +132,11 @@ impl Lane {
             return Attempt::Again(Again::Trouble(leader, fault));
         }
         let inner = Arc::clone(&self.inner);
+        let (_, structure) = inner.catalog_of();
+        if std::mem::replace(&mut self.structure, structure) != structure {
+            // Statements keep the types that their parameters had.
+            self.conns = inner.sides.map(|_, _| None);
+        }
         let opened = tokio::select! {
             biased;
             opened = self.open(epoch.members) => opened,
@@ -161,16 +169,21 @@ impl Lane {
                 match interrupted {
                     Some((side, fault)) => Attempt::Again(Again::Trouble(side, fault)),
                     None if jobs.len() == 1 => Attempt::Refused(WriteError::NotApplied(NotApplied::Deadline)),
-                    None => Attempt::Split,
+                    None => Attempt::Split(None),
                 }
             }
             Ok(Ok(collected)) => self.commit(&epoch, leader, jobs, collected).await,
+            Ok(Err(Stop::Overdue)) => {
+                self.abandon(epoch.members).await;
+                Attempt::Split(None)
+            }
             Ok(Err(stop)) => {
                 self.roll_back(epoch.members).await;
                 match stop {
-                    Stop::Split => Attempt::Split,
+                    Stop::Split(place) => Attempt::Split(place),
+                    Stop::Overdue => Attempt::Split(None),
                     Stop::Refused(error) if jobs.len() == 1 => Attempt::Refused(error),
-                    Stop::Refused(_) => Attempt::Split,
+                    Stop::Refused(_) => Attempt::Split(None),
                     Stop::Again(again) => Attempt::Again(again),
                     Stop::Known(stored) => self.known(&epoch, leader, jobs, stored).await,
                 }
@@ -226,6 +239,12 @@ impl Lane {
             };
             fenced.await.map_err(|failure| stop_own(*side, failure))
         }));
+        // Before any fence: who waits for this one must not hold up those who change the members.
+        let mixed = match jobs.len() > 1 && jobs.iter().any(Job::is_statement) {
+            true => Some(self.queue.mixed().await),
+            false => None,
+        };
+        let lead = self.lead(epoch, leader, jobs, (&catalog, structure), mixed);
         let (collected, fenced) = match jobs {
             // The caller's SQL takes its time; the followers' fences are not held for it.
             [
@@ -234,10 +253,10 @@ impl Lane {
                     ..
                 },
             ] => {
-                let collected = self.lead(epoch, leader, jobs, (&catalog, structure)).await?;
+                let collected = lead.await?;
                 (Ok(collected), fences.await)
             }
-            _ => join(self.lead(epoch, leader, jobs, (&catalog, structure)), fences).await,
+            _ => join(lead, fences).await,
         };
         let collected = collected?;
         fenced.into_iter().collect::<Result<(), Stop>>()?;

@@ -45,11 +45,18 @@ impl Work {
     }
 }
 
-/// Whether a statement of the caller's may be in one transaction with those of others. It does so only if it can do nothing
-/// but change rows; what ends transactions, changes settings, locks whole tables or changes their structure runs alone.
+/// Whether a statement of the caller's may be in one transaction with those of others. It may not if it could end that
+/// transaction, change its settings, lock whole tables or change their structure; what functions do that it calls is not seen.
 pub(in crate::multipool) fn may_share(sql: &str) -> bool {
     if cfg!(mutant = "share_anything") {
         return true;
+    }
+    let lower = sql.to_ascii_lowercase();
+    if ["set_config", "pg_advisory"]
+        .iter()
+        .any(|name| lower.contains(name))
+    {
+        return false;
     }
     let word = sql
         .split(|c: char| !c.is_ascii_alphabetic())
@@ -209,6 +216,8 @@ mod tests {
             "LOCK TABLE t",
             "(INSERT INTO t VALUES (1))",
             "INSERTS",
+            "WITH s AS (SELECT Set_Config('a', 'b', true)) INSERT INTO t SELECT 1 FROM s",
+            "UPDATE t SET a = 1 WHERE pg_advisory_xact_lock(1) IS NOT NULL",
         ] {
             assert!(!may_share(sql), "{sql}");
         }

@@ -28,7 +28,7 @@ impl Lane {
         stored: OpRow,
     ) -> Attempt {
         let [job] = jobs else {
-            return Attempt::Split;
+            return Attempt::Split(None);
         };
         if stored.digest != job.digest && !matches!(job.work, Work::Tombstone) && stored.applied {
             return Attempt::Refused(WriteError::OpReused(job.op));

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 
 use super::attempt::{Collected, Reply, Sql, Stop, stop_at, stop_own};
 use super::enter::fresh;
+use super::queue::Mixed;
 use super::{Again, Job, Lane, Work, group};
 use crate::multipool::catalog::Catalog;
 use crate::multipool::connection::{Conn, Failure};
@@ -40,6 +41,7 @@ impl Lane {
         leader: SideId,
         jobs: &[Job],
         (catalog, structure): (&Catalog, i64),
+        mixed: Option<Mixed<'_>>,
     ) -> Result<Collected, Stop> {
         let conn = self.conn(leader)?;
         let own = |failure| stop_own(leader, failure);
@@ -61,7 +63,7 @@ impl Lane {
                         .await
                 }
                 None => {
-                    self.lead_captured(epoch, leader, conn, jobs, (catalog, structure))
+                    self.lead_captured(epoch, leader, conn, jobs, (catalog, structure), mixed)
                         .await
                 }
             },
@@ -83,7 +85,7 @@ impl Lane {
             Some(_) => {}
         }
         let [job] = jobs else {
-            return Err(Stop::Split);
+            return Err(Stop::Split(None));
         };
         let stored = async {
             // The transaction may have failed in the meantime on the operation's own statements.

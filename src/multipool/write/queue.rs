@@ -56,6 +56,9 @@ pub(super) struct Turn {
     queue: Arc<Queue>,
 }
 
+/// The right to lock rows for several callers' statements.
+pub(super) type Mixed<'a> = tokio::sync::MutexGuard<'a, ()>;
+
 /// One lane on its way, until this is dropped.
 pub(super) struct Flight(Arc<Queue>);
 
@@ -107,7 +110,7 @@ impl Queue {
     }
 
     /// Waits until no other lane of this instance locks rows for several callers' statements.
-    pub(super) async fn mixed(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(super) async fn mixed(&self) -> Mixed<'_> {
         self.mixed.lock().await
     }
 

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use kambana::local::{Action, Target};
-use kambana::multipool::{MultiPool, Value, WriteError};
+use kambana::multipool::{MultiPool, Value, WriteError, install, migrate};
 
-use crate::doors::{finish, installed, pool, sql};
-use crate::support::{number, side};
+use crate::doors::{config, finish, installed, pool, sql};
+use crate::support::{number, pair, side};
 
 const ADD_ONE: &str = "UPDATE items SET content = (content::int + 1)::text WHERE name = ANY ($1)";
 
@@ -157,4 +157,74 @@ async fn a_side_dies_and_returns_while_statements_share_transactions() {
         "{applied} and perhaps {unknown}: {sum}"
     );
     finish(stack, &pools).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_takes_long_does_not_hold_up_those_it_came_with() {
+    let stack = installed().await;
+    let pool = pool(&stack, "web1").await;
+    counters(&pool).await;
+    let began = Instant::now();
+    let callers = (0..24).map(|caller| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            match caller % 12 {
+                0 => {
+                    let slow = "INSERT INTO items (name) SELECT 'slow' FROM pg_sleep(3)";
+                    pool.transactional_write(slow, &[]).await.unwrap();
+                }
+                _ => {
+                    let rows = two_rows(caller);
+                    pool.transactional_write(ADD_ONE, &[rows]).await.unwrap();
+                }
+            }
+            (caller % 12 == 0, began.elapsed())
+        })
+    });
+    let mut longest = [Duration::ZERO; 2];
+    for ended in join_all(callers).await {
+        let (slow, took) = ended.unwrap();
+        let longest = &mut longest[usize::from(slow)];
+        *longest = took.max(*longest);
+    }
+    println!("quick ones {:?}, slow ones {:?}", longest[0], longest[1]);
+    assert!(longest[1] > Duration::from_secs(3), "{:?}", longest[1]);
+    assert!(longest[0] < Duration::from_secs(3), "{:?}", longest[0]);
+    finish(stack, &[pool]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_knows_the_new_type_of_a_column() {
+    let stack = pair().await;
+    for name in ["a", "b"] {
+        let ddl = "CREATE TABLE counted (id int PRIMARY KEY)";
+        sql(&stack, name).await.batch_execute(ddl).await.unwrap();
+    }
+    let config = config(&stack, "init");
+    install(&config, &["counted"]).await.unwrap();
+    let pool = pool(&stack, "web1").await;
+    let insert = |id: i64| {
+        let pool = pool.clone();
+        async move {
+            let params = [Value::from(id)];
+            pool.transactional_write("INSERT INTO counted VALUES ($1)", &params)
+                .await
+        }
+    };
+    insert(1).await.unwrap();
+    let beyond = 3_000_000_000;
+    let refused = insert(beyond).await;
+    assert!(
+        matches!(&refused, Err(WriteError::Rejected { sqlstate, .. }) if sqlstate == "22003"),
+        "{refused:?}"
+    );
+    let file = stack.place().dir.join("wider.sql");
+    std::fs::write(&file, "ALTER TABLE counted ALTER COLUMN id TYPE bigint;").unwrap();
+    migrate(&config, &file, false).await.unwrap();
+    insert(beyond).await.unwrap();
+    for name in ["a", "b"] {
+        let count = "SELECT count(*) FROM counted";
+        assert_eq!(number(&stack.dsn(side(name)), count).await, 2);
+    }
+    finish(stack, &[pool]).await;
 }

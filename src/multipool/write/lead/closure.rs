@@ -6,7 +6,7 @@ use futures::FutureExt;
 use serde_json::Value as Json;
 use tokio_postgres::Row;
 
-use super::free::{BY_KEY_AGAIN_SQL, UNWATCHED_SQL, only_watched, refusal};
+use super::free::{BY_KEY_AGAIN_SQL, CHECK_NOW_SQL, UNWATCHED_SQL, only_watched, refusal};
 use super::{send_batch, send_query};
 use crate::multipool::connection::Failure;
 use crate::multipool::epoch::Epoch;
@@ -75,6 +75,7 @@ impl Lane {
             let collect = conn.prepare(journal::COLLECT_SQL).await?;
             let replies = in_order(vec![
                 send_query(client, &same, &[]),
+                send_batch(client, CHECK_NOW_SQL),
                 send_query(client, &unwatched, &[]),
                 send_batch(client, BY_KEY_AGAIN_SQL),
                 send_query(client, &keep, &[&op.uuid(), &result]),
@@ -89,7 +90,7 @@ impl Lane {
                     "the closure ended its transaction; it must not run BEGIN, COMMIT or ROLLBACK",
                 ));
             }
-            only_watched(&begun[4], &finished[1])?;
+            only_watched(&begun[4], &finished[2])?;
             Ok(finished.pop().unwrap_or_default())
         };
         let rows = finished.await.map_err(|failure| stop_at(leader, failure, true))?;

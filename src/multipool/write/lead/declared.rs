@@ -119,7 +119,7 @@ impl Lane {
         if let Some(length) = image.as_ref().map(String::len).filter(|n| *n > MAX_IMAGE_BYTES) {
             return Err(match jobs {
                 [_] => Stop::Refused(too_long(group.table(), length)),
-                _ => Stop::Split,
+                _ => Stop::Split(None),
             });
         }
         Ok(Entry {
@@ -147,7 +147,7 @@ impl Lane {
         asked: &Asked,
         catalog: &Catalog,
     ) -> Stop {
-        let [job] = jobs else { return Stop::Split };
+        let [job] = jobs else { return Stop::Split(None) };
         // A trigger that we do not know of yet has swallowed the row, or changed its key.
         if !asked.by_key {
             return Again::Catalog.into();

@@ -7,16 +7,18 @@ use tokio_postgres::Row;
 
 use crate::multipool::connection::{Failure, Rejection};
 
-/// Before statements of several callers: one that takes its time holds up the others, so it is cut off and each runs by
-/// itself.
-pub(super) const BRIEFLY_AS_USUAL_SQL: &str = "SET LOCAL statement_timeout = '250ms'; \
+/// Before statements of several callers: one that takes its time holds up the others, so it is cut off and runs after them.
+pub(super) const BRIEFLY_AS_USUAL_SQL: &str = "SET LOCAL statement_timeout = '250ms'; SET LOCAL lock_timeout = '100ms'; \
     SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; \
     SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT";
 
 /// What follows the caller's SQL is ours again, and planned by key.
-pub(super) const BY_KEY_AGAIN_SQL: &str = "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL statement_timeout TO DEFAULT; \
+pub(super) const BY_KEY_AGAIN_SQL: &str = "SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT; \
     SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
     SET LOCAL enable_mergejoin = off";
+
+/// Constraints and triggers that were put off: what they refuse or write belongs to what is collected.
+pub(super) const CHECK_NOW_SQL: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// Rows written to tables that nobody captures, counted since some moment of this connection.
 pub(super) const UNWATCHED_SQL: &str = "-- write::unwatched()
