@@ -20,7 +20,7 @@ const SESSION_SQL: &str = "INSERT INTO php_session (id, data, date_change)
     VALUES ('hasina', convert_to('user|s:6:\"hasina\";', 'UTF8'), '2026-01-01')";
 pub const SESSION_COOKIE: &str = "PHPSESSID=hasina";
 
-/// As many as clients that are measured in most cells.
+/// As many as clients that are measured in most cells; more requests wait in HAProxy, not behind an idle connection.
 const CHILDREN: usize = 32;
 
 /// Starts it, where it is installed.
@@ -92,7 +92,7 @@ fn haproxy_configuration(dir: &Path, fpm: u16, port: u16) -> String {
         "global\n    maxconn 2000\n    no strict-limits\n\
          defaults\n    mode http\n    timeout connect 2s\n    timeout client 35s\n    timeout server 35s\n\
          frontend http\n    bind 127.0.0.1:{port}\n    default_backend php\n\
-         backend php\n    use-fcgi-app php\n    server fpm 127.0.0.1:{fpm} proto fcgi\n\
+         backend php\n    use-fcgi-app php\n    server fpm 127.0.0.1:{fpm} proto fcgi maxconn {CHILDREN}\n\
          fcgi-app php\n    docroot {}\n    index session.php\n    path-info ^(/.+\\.php)(/.*)?$\n",
         dir.display()
     )
